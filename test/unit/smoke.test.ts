@@ -1,0 +1,31 @@
+// The package's outside: its name resolves to the build, and the addon loads.
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { describe, expect, test } from '@jest/globals';
+import { version } from 'anchorcoder';
+import { version as sourceVersion } from '../../lib/index.js';
+
+const require = createRequire(import.meta.url);
+
+describe('the package', () => {
+  test('tells its version, built and from source', () => {
+    const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+    const { version: expected } = JSON.parse(text) as { version: string };
+    expect(version).toBe(expected);
+    expect(sourceVersion).toBe(expected);
+  });
+
+  test('has an addon of the same version that loads', () => {
+    const addon = require('../../build/Release/anchorcoder.node') as { version: string };
+    expect(addon.version).toBe(version);
+  });
+
+  test('can be used with `using` under the test runner', () => {
+    let closed = 0;
+    {
+      using resource = { [Symbol.dispose]: () => void closed++ };
+      expect(resource).toBeDefined();
+    }
+    expect(closed).toBe(1);
+  });
+});
