@@ -1,0 +1,308 @@
+/** The public interface of `anchorcoder`. Shapes are (outer, ..., inner); sizes are in bytes. */
+
+/** Stable `code` of an {@link AnchorError}. */
+export type ErrorCode =
+  | 'ERR_INVALID_ARGUMENT' // an argument or option has the wrong type, value or name
+  | 'ERR_MODEL_NOT_FOUND' // the folder or a file in it is missing
+  | 'ERR_MODEL_INVALID' // a file contradicts itself or another one
+  | 'ERR_MODEL_UNSUPPORTED' // a model class or feature that the engine does not run
+  | 'ERR_NO_TOKENIZER' // a call on text, but the folder has no tokenizer files
+  | 'ERR_CONTEXT_LENGTH' // the tokens would exceed the session's context
+  | 'ERR_POSITION' // a position outside the text, or whose rows have left the cache
+  | 'ERR_BUSY' // the session is in the middle of another call
+  | 'ERR_DISPOSED' // the model or session has been disposed
+  | 'ERR_ABORTED' // aborted without a reason of the caller's own
+  | 'ERR_OUT_OF_MEMORY' // an allocation failed or `maxMemory` would be exceeded
+  | 'ERR_DEVICE' // the device cannot be used
+  | 'ERR_ADDON'; // the native addon is missing or does not fit this package
+
+/** `exact`: float32 activations. `bf16`: inputs of products rounded to bfloat16, sums in float32. */
+export type ComputeMode = 'exact' | 'bf16';
+
+/** Type of the rows in a session's cache. */
+export type CacheType = 'f32' | 'bf16' | 'f16' | 'int8';
+
+/**
+ * How a model was trained for anchors, or how to run it as if. Replaces what the folder's
+ * `config.json` says, key by key. docs/anchors.md explains every word.
+ */
+export interface AnchorOptions {
+  /** Anchor ids, or `'newline'`: every id whose bytes contain a newline, and the control tokens. */
+  tokens?: readonly number[] | 'newline';
+  /**
+   * Id or text of the token to insert after every newline; `null`: nothing is inserted.
+   * @default `<ANCHOR>` where the tokenizer has it and it is an anchor
+   */
+  insert?: number | string | null;
+  /** Four blanks become a tab before encoding, undone in generated text. @default `'none'` */
+  indent?: 'none' | 'tab4';
+  /** Layers l with `l % per === 0` are dense; `'none'`: no layer is. */
+  per?: number | 'none';
+  /** Dense layers by number; instead of `per`. */
+  denseLayers?: readonly number[];
+  /** Layer whose rows the later ones also attend to (`anchor_layer`); `null`: none. */
+  sourceLayer?: number | null;
+  /** Consumers of the source layer are the layers above this one (`multilayer`). */
+  consumersAbove?: number;
+  /** Spread an anchor's key positions over its line, head by head. @default true */
+  multiHeadPositions?: boolean;
+  /** Neighbours that anchored layers see beside the line, the token itself included. @default 0 */
+  window?: number;
+  /** First positions that are always kept. @default 1 */
+  sinks?: number;
+}
+
+/** Which rows a session's cache keeps. */
+export type CachePolicy =
+  /** Every row in every layer. For a model trained for anchors this is the approximation. */
+  | { kind: 'full' }
+  /** The last `size` tokens and the first `sinks` in every layer but the dense ones (StreamingLLM). */
+  | { kind: 'window'; size: number; sinks?: number; denseLayers?: readonly number[] }
+  /** AnchorCoder: anchors and the open line in all layers but the dense ones. */
+  | ({ kind: 'anchor'; line?: boolean } & Omit<AnchorOptions, 'insert' | 'indent'>)
+  /** AnLLM's mask: as `anchor`, but an anchor sees its own line only, and no layer is dense. */
+  | { kind: 'ansan'; tokens?: readonly number[] | 'newline' };
+
+export interface LoadOptions {
+  /** `'auto'` takes a GPU when there is one that works. @default `'cpu'` */
+  device?: 'auto' | 'cpu';
+  /** Worker threads. @default the smallest of physical cores, affinity and cgroup quota */
+  threads?: number;
+  /** @default `'bf16'` when the weights are BF16, else `'exact'` */
+  compute?: ComputeMode;
+  anchors?: AnchorOptions;
+  /** Bytes that weights, caches and scratch may take together. @default no limit */
+  maxMemory?: number;
+  signal?: AbortSignal;
+}
+
+export interface ModelInfo {
+  readonly folder: string;
+  /** `architectures[0]` of the config. */
+  readonly architecture: string;
+  readonly parameters: number;
+  readonly layers: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly vocabSize: number;
+  readonly contextLength: number;
+  readonly weightType: 'F32' | 'F16' | 'BF16' | 'mixed';
+  readonly weightBytes: number;
+  readonly compute: ComputeMode;
+  readonly device: string;
+  readonly instructionSet: string;
+  readonly threads: number;
+  readonly eosTokenIds: readonly number[];
+  readonly bosTokenId: number | undefined;
+  readonly hasTokenizer: boolean;
+  /** Whether the config says that the model was trained for anchors. */
+  readonly trainedForAnchors: boolean;
+  /** Policy of a session that names none. */
+  readonly defaultPolicy: CachePolicy;
+  /** Sentences that a user should read (an approximation in use, an ignored file, ...). */
+  readonly warnings: readonly string[];
+}
+
+export interface SessionOptions {
+  /** Tokens that the session may hold, anchors included. @default the model's */
+  contextLength?: number;
+  /** @default {@link ModelInfo.defaultPolicy} */
+  policy?: CachePolicy;
+  /** @default `'f32'` in `exact` mode, `'bf16'` in `bf16` mode */
+  cacheType?: CacheType;
+}
+
+export interface TokenizeOptions {
+  /** Text such as `<|endoftext|>` becomes the control token. @default false */
+  parseSpecial?: boolean;
+  /** Put the tokenizer's own first tokens (BOS) in front. @default true */
+  addSpecial?: boolean;
+  /** Insert anchors after newlines, where the model has an inserted anchor. @default true */
+  insertAnchors?: boolean;
+}
+
+export interface AppendOptions {
+  /** @default `'none'` */
+  logits?: 'none' | 'last' | 'all';
+  /** Control tokens in a text prompt. @default false */
+  parseSpecial?: boolean;
+  /** Called on the JavaScript thread while a long prompt is read, about ten times a second. */
+  onProgress?: (progress: { done: number; total: number }) => void;
+  signal?: AbortSignal;
+}
+
+export interface GenerateOptions {
+  /** Tokens to generate at most; anchors are not counted. @default what the context has left */
+  maxTokens?: number;
+  /** 0 is greedy. @default 0 */
+  temperature?: number;
+  /** Sample among the k most probable; 0 is off. @default 0 */
+  topK?: number;
+  /** Sample among the most probable that together reach p. @default 1 */
+  topP?: number;
+  /** Drop what is less probable than this share of the best. @default 0 */
+  minP?: number;
+  /** Divides (multiplies, if negative) the logits of ids seen before. @default 1 */
+  repetitionPenalty?: number;
+  /** Same seed, same position, same text: same choice. @default a random one */
+  seed?: number | bigint;
+  /** Texts that end the generation; they are not part of its text. */
+  stop?: string | readonly string[];
+  /** Ids that end the generation. @default the model's EOS ids */
+  stopTokens?: readonly number[];
+  /** Report log-probabilities, and this many alternatives when a number. @default false */
+  logprobs?: boolean | number;
+  /**
+   * `forced`: the anchor follows every newline in the same step. `sampled`: the model emits it as
+   * any other token (the authors' procedure, for parity). @default `'forced'`
+   */
+  anchors?: 'forced' | 'sampled';
+  signal?: AbortSignal;
+}
+
+export interface TokenLogprob {
+  id: number;
+  logprob: number;
+}
+
+/** One generated token. */
+export interface Chunk {
+  id: number;
+  /** Text that became certain with this token: whole characters only, may be empty. */
+  text: string;
+  /** Natural logarithm of the model's probability (before temperature and filters). */
+  logprob?: number;
+  /** The same of the anchor that was forced after it. */
+  anchorLogprob?: number;
+  /** Alternatives, most probable first. */
+  top?: TokenLogprob[];
+  /** On the last chunk. `stop`: EOS or a stop string; `length`: `maxTokens` or the context. */
+  finish?: 'stop' | 'length';
+}
+
+export interface Completion {
+  text: string;
+  ids: Uint32Array;
+  finish: 'stop' | 'length';
+  usage: Usage;
+  stats: SessionStats;
+}
+
+export interface Usage {
+  /** Tokens of the prompt and of the completion, anchors not counted. */
+  promptTokens: number;
+  completionTokens: number;
+  /** Anchors in both. */
+  anchors: number;
+  /** Seconds until the prompt was read, and for the tokens after it. */
+  prefillSeconds: number;
+  decodeSeconds: number;
+}
+
+/** What a session's cache holds, and what a full cache would hold. */
+export interface SessionStats {
+  /** Tokens of the text, anchors and pending tokens included. */
+  position: number;
+  /** Tokens that wait for the next pass: sampled, or left by an abort. */
+  pending: number;
+  /** Anchors among the tokens in the cache. */
+  anchors: number;
+  /** (layers) live rows: one key and value for every KV head. */
+  rowsPerLayer: number[];
+  /** Sum of `rowsPerLayer`, and copies of the source layer's kept rows beside them. */
+  rows: number;
+  mirrorRows: number;
+  /** Memory of all blocks held, and what the live rows alone take. */
+  bytes: number;
+  rowBytes: number;
+  /** A full cache of the same type, for the same ids and for the text without inserted anchors. */
+  full: { rows: number; bytes: number };
+  fullWithoutAnchors: { rows: number; bytes: number };
+}
+
+export interface ModelMemory {
+  /** Mapped weight files, prepared copies, cache blocks of all sessions. */
+  mapped: number;
+  weights: number;
+  caches: number;
+  sessions: number;
+}
+
+export interface Model {
+  readonly info: ModelInfo;
+  /** @throws `ERR_NO_TOKENIZER` */
+  tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array>;
+  /** Text of ids; anchors and control tokens are left out. @throws `ERR_NO_TOKENIZER` */
+  detokenize(ids: ArrayLike<number>): string;
+  createSession(options?: SessionOptions): Session;
+  /** A session of its own for one prompt: reads it, generates, disposes. */
+  complete(
+    prompt: string | ArrayLike<number>,
+    options?: GenerateOptions & SessionOptions & { onChunk?: (chunk: Chunk) => void },
+  ): Promise<Completion>;
+  memory(): ModelMemory;
+  /** Aborts running calls and frees the memory. Idempotent. */
+  dispose(): void;
+  [Symbol.dispose](): void;
+}
+
+/**
+ * A text with its cache. One call at a time: a second one throws `ERR_BUSY`. Rows leave the cache
+ * as the policy says, during a long prompt already.
+ */
+export interface Session {
+  /** Tokens of the text, pending ones included. */
+  readonly position: number;
+  readonly contextLength: number;
+  readonly policy: CachePolicy;
+  readonly cacheType: CacheType;
+  /** (position) the text's ids, inserted anchors included. */
+  ids(): Uint32Array;
+  /**
+   * Reads text or ids. Logits: `last` (vocabSize) of the last token, `all` (tokens, vocabSize).
+   * After an abort the unread rest stays pending: the next call goes on with it, `truncate` drops
+   * it.
+   * @throws `ERR_INVALID_ARGUMENT`, `ERR_CONTEXT_LENGTH`, `ERR_BUSY`, `ERR_OUT_OF_MEMORY`
+   */
+  append(
+    prompt: string | ArrayLike<number>,
+    options?: AppendOptions,
+  ): Promise<Float32Array | undefined>;
+  /** Streams tokens. Leaving the loop early keeps exactly the tokens that were yielded. */
+  generate(options?: GenerateOptions): AsyncIterableIterator<Chunk>;
+  stats(): SessionStats;
+  /** An independent session with the same text (up to `at`); rows are shared until they change. */
+  fork(at?: number): Session;
+  /**
+   * Drops the tokens from `position` on. Always possible to the end of a line (anchored layers)
+   * and within what is still held. @throws `ERR_POSITION`
+   */
+  truncate(position: number): void;
+  dispose(): void;
+  [Symbol.dispose](): void;
+}
+
+/** Memory that a model and one session would take, computed from the folder's headers. */
+export interface Estimate {
+  weightBytes: number;
+  /** Bytes of a cache with `context` tokens, under the policy and under a full cache. */
+  cacheBytes: number;
+  fullCacheBytes: number;
+  rows: number;
+  fullRows: number;
+  /** Share of anchors assumed. */
+  anchorShare: number;
+}
+
+export interface EstimateOptions {
+  /** @default the model's context */
+  context?: number;
+  policy?: CachePolicy;
+  cacheType?: CacheType;
+  anchors?: AnchorOptions;
+  /** Share of the tokens that are anchors. @default 0.09, of TypeScript and Python sources */
+  anchorShare?: number;
+}

@@ -1,0 +1,183 @@
+/**
+ * What the addon exports. Values that arrive here have been validated with sentences by `lib/`;
+ * the addon checks again everything that memory safety depends on. A native failure is a plain
+ * `Error` with a `code` of {@link ErrorCode}; `lib/errors.ts` turns it into an `AnchorError`.
+ */
+import type { CacheType, ComputeMode } from './api.js';
+
+export interface NativeAddon {
+  readonly version: string;
+  /** Instruction sets that this machine can run, best last: "base", "avx2", ... */
+  instructionSets(): string[];
+  defaultThreads(): number;
+  /** Maps the files, checks every bound, prepares the weights. Off the JavaScript thread. */
+  loadModel(spec: NativeModelSpec): Promise<NativeModel>;
+}
+
+export type NativeDType = 'F32' | 'F16' | 'BF16';
+
+export interface NativeTensor {
+  name: string;
+  dtype: NativeDType;
+  shape: number[];
+  /** Index into `files`. */
+  file: number;
+  /** Byte offset in the file, and length in bytes. */
+  offset: number;
+  length: number;
+}
+
+export interface NativeRope {
+  rotaryDims: number;
+  interleaved: boolean;
+  /** Factor on cosine and sine (yarn). */
+  scale: number;
+  /** (rotaryDims / 2) radians per position. */
+  inverseFrequencies: Float64Array;
+}
+
+export interface NativeModelSpec {
+  files: { path: string; size: number }[];
+  tensors: NativeTensor[];
+  config: {
+    layers: number;
+    hiddenSize: number;
+    intermediateSize: number;
+    heads: number;
+    kvHeads: number;
+    headDim: number;
+    vocabSize: number;
+    contextLength: number;
+    normEpsilon: number;
+    ropes: NativeRope[];
+  };
+  compute: ComputeMode;
+  /** 0: the machine's default. */
+  threads: number;
+  /** '' : the best of the machine. */
+  instructionSet: string;
+  /** Bytes that weights, caches and scratch may take; 0: no limit. */
+  maxMemory: number;
+}
+
+export interface NativeModel {
+  readonly instructionSet: string;
+  readonly threads: number;
+  createSession(spec: NativeSessionSpec): NativeSession;
+  memory(): { weights: number; mapped: number; caches: number; sessions: number };
+  /** Refuses new work, aborts what runs; memory goes with the last session. Idempotent. */
+  dispose(): void;
+}
+
+/** The cache policy, resolved to what the engine needs. See docs/anchors.md. */
+export interface NativePolicy {
+  /** Ids whose rows never leave and which close a line. */
+  anchorIds: Uint32Array;
+  /** Position 0 is an anchor whatever its id (AnchorCoder); false for AnLLM's mask. */
+  firstIsAnchor: boolean;
+  /** An anchor sees the anchors before it (AnchorCoder); false: its own line only (AnLLM). */
+  anchorSeesAnchors: boolean;
+  /** In anchored layers a token sees its line from the last anchor on. */
+  line: boolean;
+  /** In anchored layers a token sees this many last tokens, itself included; 0: none. */
+  window: number;
+  /** Positions 0 to sinks - 1 never leave. */
+  sinks: number;
+  /** (layers) 1: dense, keeps every row. */
+  dense: Uint8Array;
+  /** Layer whose rows the consumers also attend to; -1: no layer-wise attention. */
+  sourceLayer: number;
+  /** Consumers are the layers above this one. */
+  consumersAbove: number;
+  /** Keys of anchors turn by positions of their line, spread over the heads (MHPE). */
+  multiHeadPositions: boolean;
+}
+
+export interface NativeSessionSpec {
+  contextLength: number;
+  policy: NativePolicy;
+  cacheType: CacheType;
+}
+
+/** Token ids of one `read`, in order; anchors that were forced are not among them. */
+export interface NativeBatch {
+  ids: Uint32Array;
+  /** Session length in tokens after each id, with the anchor that follows it where one was forced. */
+  ends: Uint32Array;
+  /** (ids) natural logarithm of the probability; empty when not asked for. */
+  logprobs: Float32Array;
+  /** (ids) of the forced anchor after the id, NaN where there is none; empty when not asked for. */
+  anchorLogprobs: Float32Array;
+  /** (ids, topLogprobs) best alternatives, most probable first. */
+  topIds: Uint32Array;
+  topLogprobs: Float32Array;
+  /** '' while generating goes on. */
+  finish: '' | 'stop' | 'length';
+}
+
+export interface NativeGenerateSpec {
+  /** Tokens to generate at most, forced anchors not counted. */
+  maxTokens: number;
+  /** 0: greedy. */
+  temperature: number;
+  /** 0: off. */
+  topK: number;
+  /** 1: off. */
+  topP: number;
+  /** 0: off. */
+  minP: number;
+  /** 1: off. */
+  repetitionPenalty: number;
+  /** 64 bits. */
+  seed: bigint;
+  eosIds: Uint32Array;
+  /** Ids that are never produced. */
+  bannedIds: Uint32Array;
+  /** Anchor forced after every id of `newlineIds`; -1: none. */
+  forcedAnchor: number;
+  newlineIds: Uint32Array;
+  logprobs: boolean;
+  topLogprobs: number;
+}
+
+export type LogitsWanted = 'none' | 'last' | 'all';
+
+export interface NativeSession {
+  /**
+   * Adds ids (they may be empty: the pending ones are run) and runs the model over everything that
+   * is not yet in the cache. `last`: (vocabSize); `all`: (ids.length, vocabSize).
+   */
+  append(ids: Uint32Array, logits: LogitsWanted): Promise<Float32Array | undefined>;
+  /** Starts a generation; tokens are fetched with `read`, which gives credit back. */
+  startGenerate(spec: NativeGenerateSpec): void;
+  /** Tokens sampled since the last call, at least one or a finish. Commits up to `commit`. */
+  read(commit: number): Promise<NativeBatch>;
+  /** Ends a generation at any point and truncates the session to `position`. */
+  endGenerate(position: number): Promise<void>;
+  /** Makes the call in progress reject with ERR_ABORTED within one pass. Safe at any time. */
+  abort(): void;
+  /** Drops the tokens from `position` on; throws ERR_POSITION where rows before it have left. */
+  truncate(position: number): void;
+  /** A session of its own with the first `position` tokens; throws like `truncate`. */
+  fork(position: number): NativeSession;
+  /** Tokens whose rows are in the cache; may be read while a call runs (progress). */
+  readonly cached: number;
+  ids(): Uint32Array;
+  stats(): NativeStats;
+  dispose(): void;
+}
+
+export interface NativeStats {
+  /** Tokens of the text so far, and how many of them have their rows in the cache. */
+  position: number;
+  cached: number;
+  /** Anchors among the cached tokens. */
+  anchors: number;
+  /** (layers) live rows of each layer, the mirror's not counted. */
+  rows: Uint32Array;
+  /** Copies of the source layer's kept rows for its consumers. */
+  mirrorRows: number;
+  /** Bytes of the blocks held (shared ones counted in full), and of one row of one layer. */
+  bytes: number;
+  rowBytes: number;
+}
