@@ -41,10 +41,10 @@ struct OpenOptions {
 };
 
 struct DeviceInfo {
-  char name[128];            // "CPU, 8 threads"
-  char instructionSet[32];   // "base", "avx2", "avx512", "avx512bf16"; "sm_90" on a GPU
-  int32_t threads;           // worker threads; 0 on a GPU
-  uint64_t memoryBytes;      // 0 where unknown
+  char name[128];           // "CPU, 8 threads"
+  char instructionSet[32];  // "base", "avx2", "avx512", "avx512bf16"; "sm_90" on a GPU
+  int32_t threads;          // worker threads; 0 on a GPU
+  uint64_t memoryBytes;     // 0 where unknown
 };
 
 struct WeightDesc {
@@ -63,10 +63,10 @@ struct NormDesc {
 // Rotary position encoding. Angle of pair j at position p is p * inverseFrequencies[j]; cosine and
 // sine are multiplied by `scale` (yarn's attention factor, 1 elsewhere).
 struct RopeDesc {
-  int32_t rotaryDims;                 // even, at most headDim; the rest of a head passes unchanged
-  bool interleaved;                   // pairs (2j, 2j + 1) instead of (j, j + rotaryDims / 2)
+  int32_t rotaryDims;  // even, at most headDim; the rest of a head passes unchanged
+  bool interleaved;    // pairs (2j, 2j + 1) instead of (j, j + rotaryDims / 2)
   float scale;
-  const double* inverseFrequencies;   // host (rotaryDims / 2)
+  const double* inverseFrequencies;  // host (rotaryDims / 2)
 };
 
 struct ModelDesc {
@@ -86,7 +86,7 @@ struct RowRange {
 struct SegmentTable {
   void* const* blocks;  // host (kvHeads, stride) of device memory; null where the segment is absent
   int32_t stride;
-  int32_t firstBlock;   // blocks before it have been released
+  int32_t firstBlock;  // blocks before it have been released
 };
 
 // A layer's cache of one sequence. `positional` holds the row of position p as row p; `kept` holds
@@ -203,7 +203,8 @@ struct Ops {
   void (*norm)(Plan*, const NormDesc*, const float* x, int32_t rows, int32_t size, float* y);
   void (*matmul)(Plan*, const Weight*, const float* bias, const float* x, int32_t rows, float* y);
   void (*rope)(Plan*, int32_t rope, bool keys, float* x);  // x: (tokens, heads or kvHeads, headDim)
-  void (*storeRows)(Plan*, int32_t layer, const float* k, const float* v);  // (tokens, kvHeads, headDim)
+  void (*storeRows)(Plan*, int32_t layer, const float* k,
+                    const float* v);  // (tokens, kvHeads, headDim)
   void (*activate)(Plan*, Activation, const float* gate, const float* up, size_t count, float* y);
   void (*add)(Plan*, const float* x, size_t count, float* y);  // y += x
 };
