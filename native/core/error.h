@@ -38,7 +38,8 @@ inline const char* errorCodeName(ErrorCode code) {
 
 class Error : public std::runtime_error {
  public:
-  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code(code) {}
+  Error(ErrorCode errorCode, const std::string& message)
+      : std::runtime_error(message), code(errorCode) {}
   ErrorCode code;
 };
 

@@ -18,7 +18,6 @@ inline constexpr int32_t kBlockRows = 32;
 // Attention forms one partial softmax per this many rows, counted by row number within a segment,
 // and merges the partials in order. So a result does not depend on how a text was cut in chunks.
 inline constexpr int32_t kGroupRows = 256;
-inline constexpr int32_t kMaxVisibilities = 8;
 
 enum class DType : uint8_t { f32, f16, bf16, i8 };
 
@@ -116,7 +115,8 @@ struct Pass {
   const int32_t* keptRow;         // (tokens) row in the `kept` segments, or -1
   const Visibility* visibility;   // (visibilityCount)
   const LayerCache* caches;       // (layers, sequences)
-  const int32_t* logitTokens;     // (logitCount) tokens whose logits are wanted
+  // (logitCount) rows of x whose logits are wanted: tokens of the pass, or rows behind them.
+  const int32_t* logitRows;
 };
 
 struct NormQkvArgs {

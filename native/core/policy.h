@@ -51,6 +51,7 @@ class PolicyState {
  public:
   explicit PolicyState(const Policy* policy) : policy_(policy) {}
 
+  const Policy& policy() const { return *policy_; }
   int32_t size() const { return size_; }
   int32_t keptCount() const { return static_cast<int32_t>(kept_.size()); }
   // Tokens whose id is an anchor.

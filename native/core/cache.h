@@ -1,0 +1,92 @@
+// The key/value cache of one sequence: per layer a segment of rows by position and, where the
+// policy keeps some rows for good, a segment of those. Blocks are shared by forks until written.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/device.h"
+#include "core/ops.h"
+#include "core/policy.h"
+
+namespace anchorcoder {
+
+// kBlockRows rows of all KV heads of one layer: one allocation, one block for every head.
+using BlockColumn = std::shared_ptr<DeviceBuffer>;
+
+struct CacheShape {
+  int32_t layers = 0;
+  int32_t kvHeads = 0;
+  int32_t headDim = 0;
+  DType storage = DType::f32;
+
+  size_t columnBytes() const {
+    return blockBytes(storage, headDim) * static_cast<size_t>(kvHeads);
+  }
+  // One row of one layer: a key and a value for every KV head, scales included.
+  size_t rowBytes() const {
+    const size_t scales = storage == DType::i8 ? 2 * sizeof(float) : 0;
+    return static_cast<size_t>(kvHeads) *
+           (2 * static_cast<size_t>(headDim) * dtypeBytes(storage) + scales);
+  }
+};
+
+// Rows by number, in columns of blocks. Rows below the first column have been released.
+class Segment {
+ public:
+  // Makes rows [from, to) writable: adds columns and copies the shared ones. Throws Error
+  // (outOfMemory); rows below `from` are then as before.
+  void reserve(const std::shared_ptr<DeviceContext>& context, const CacheShape& shape, int32_t from,
+               int32_t to);
+  void releaseBefore(int32_t row);  // whole columns only
+  void truncate(int32_t row);       // keeps rows below `row`
+
+  SegmentTable table() const;
+  size_t columns() const { return columns_.size(); }
+
+ private:
+  void rebuildTable(const CacheShape& shape);
+  void setTable(const CacheShape& shape, size_t column);
+
+  int32_t firstBlock_ = 0;
+  std::vector<BlockColumn> columns_;
+  std::vector<void*> table_;  // (kvHeads, stride_)
+  size_t stride_ = 0;
+};
+
+class SequenceCache {
+ public:
+  SequenceCache(std::shared_ptr<DeviceContext> context, const CacheShape& shape,
+                const Policy& policy);
+
+  // A copy that shares all blocks.
+  SequenceCache(const SequenceCache&) = default;
+  SequenceCache(SequenceCache&&) = default;
+
+  const CacheShape& shape() const { return shape_; }
+  void reserve(int32_t from, int32_t to, int32_t keptFrom, int32_t keptTo);
+  // Rows of anchored layers below `row` may go, but for kept ones.
+  void releaseBefore(int32_t row);
+  // Lowest row that anchored layers still hold.
+  int32_t released() const { return released_; }
+  void truncate(int32_t position, int32_t kept);
+
+  LayerCache layer(int32_t index) const;
+  size_t bytes() const;  // of all blocks held, shared ones included
+
+ private:
+  struct Layer {
+    bool dense;
+    bool hasKept;
+    Segment positional;
+    Segment kept;
+  };
+
+  std::shared_ptr<DeviceContext> context_;
+  CacheShape shape_;
+  std::vector<Layer> layers_;
+  int32_t released_ = 0;
+};
+
+}  // namespace anchorcoder

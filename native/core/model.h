@@ -1,0 +1,116 @@
+// A loaded model: sizes, weights, and the forward pass over a ragged batch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/cache.h"
+#include "core/device.h"
+#include "core/policy.h"
+#include "core/weights.h"
+
+namespace anchorcoder {
+
+struct RopeConfig {
+  int32_t rotaryDims;
+  bool interleaved;
+  float scale;
+  std::vector<double> inverseFrequencies;  // (rotaryDims / 2)
+};
+
+struct ModelConfig {
+  int32_t layers, hiddenSize, intermediateSize, heads, kvHeads, headDim, vocabSize;
+  int32_t contextLength;
+  float normEpsilon;
+  std::vector<RopeConfig> ropes;
+  Compute compute;
+};
+
+// One sequence as the forward pass sees it: its ids, and what is cached of them.
+struct Sequence {
+  Sequence(const Policy* policy, SequenceCache rows) : state(policy), cache(std::move(rows)) {}
+
+  std::vector<int32_t> ids;  // of the text, pending ones included
+  PolicyState state;         // of the tokens in the cache
+  SequenceCache cache;
+
+  int32_t cached() const { return state.size(); }
+};
+
+// What one sequence contributes to a pass.
+struct BatchItem {
+  Sequence* sequence;
+  int32_t tokens;            // ids to run, from cached() on; may be 0
+  const float* savedHidden;  // host (hiddenSize): logits of this row come first; null: none
+  int32_t firstLogit;        // logits are wanted from this token of the item on; tokens: none
+
+  int32_t logitCount() const { return (savedHidden ? 1 : 0) + tokens - firstLogit; }
+};
+
+// Receives residual rows after the last layer; see Session.
+class HiddenSink {
+ public:
+  virtual ~HiddenSink() = default;
+  // `row` (hiddenSize) of the token at `position` of item number `item`.
+  virtual void hidden(size_t item, int32_t position, std::span<const float> row) = 0;
+};
+
+class PassBuilder;
+
+// Not thread-safe: one thread runs `forward`.
+class Model {
+ public:
+  // Throws Error (modelInvalid, outOfMemory).
+  Model(std::shared_ptr<DeviceContext> context, ModelConfig config,
+        const std::vector<FileSpec>& files, std::vector<TensorSpec> tensors);
+  ~Model();
+
+  const ModelConfig& config() const { return config_; }
+  const std::shared_ptr<DeviceContext>& context() const { return context_; }
+  uint64_t mappedBytes() const { return tensors_.mappedBytes(); }
+  CacheShape cacheShape(DType storage) const;
+
+  // Runs the items as one pass. Their policies may differ but for the source layer and its
+  // consumers. Appends the rows to the caches and returns logits (sum of logitCount, vocabSize) in
+  // order of items and tokens, valid until the next call. Residual rows of the last token of each
+  // item, and of tokens that close a line, go to `sink`. After an Error every sequence is as before.
+  std::span<const float> forward(std::span<BatchItem> items, HiddenSink* sink);
+
+ private:
+  struct Layer {
+    DeviceBuffer inputNorm, outputNorm;                        // (hiddenSize)
+    PreparedWeight q, k, v, o, gate, up, down;
+    DeviceBuffer qBias, kBias, vBias, oBias, gateBias, upBias, downBias;  // empty without
+  };
+
+  Layer loadLayer(int32_t index) const;
+  NormDesc norm(const DeviceBuffer& weight) const;
+  void reserveScratch(int32_t tokens, int32_t rows, int32_t logits);
+  void uploadSavedRows(std::span<BatchItem> items);
+  void runLayer(Plan* plan, int32_t index);
+  void run(std::span<BatchItem> items);
+  void deliver(HiddenSink* sink);
+
+  std::shared_ptr<DeviceContext> context_;
+  ModelConfig config_;
+  TensorTable tensors_;
+  ModelDesc desc_{};
+  std::vector<RopeDesc> ropes_;
+  PreparedWeight embedding_, head_;
+  DeviceBuffer finalNorm_;
+  std::vector<Layer> layers_;
+
+  std::unique_ptr<PassBuilder> pass_;
+  int32_t scratchTokens_ = 0, scratchRows_ = 0, scratchLogits_ = 0;
+  DeviceBuffer residual_;      // (scratchRows_, hiddenSize): tokens, then saved rows
+  DeviceBuffer query_;         // (scratchTokens_, heads, headDim)
+  DeviceBuffer attended_;      // (scratchTokens_, heads, headDim)
+  DeviceBuffer hidden_;        // (scratchTokens_, intermediateSize)
+  DeviceBuffer deviceLogits_;  // (scratchLogits_, vocabSize)
+  std::vector<float> logits_;
+};
+
+}  // namespace anchorcoder

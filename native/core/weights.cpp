@@ -1,0 +1,167 @@
+// Mapping of model files and lookup of their tensors.
+#include "core/weights.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "core/error.h"
+#include "core/numeric.h"
+
+namespace anchorcoder {
+
+namespace {
+
+std::string shapeText(const std::vector<int64_t>& shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (i) text += ", ";
+    text += std::to_string(shape[i]);
+  }
+  return text + ")";
+}
+
+// Product of the shape, or -1 where it is negative or does not fit.
+int64_t elementCount(const std::vector<int64_t>& shape) {
+  int64_t count = 1;
+  for (const int64_t size : shape) {
+    if (size < 0 || __builtin_mul_overflow(count, size, &count)) return -1;
+  }
+  return count;
+}
+
+float elementAsFloat(DType type, const uint8_t* bytes, size_t index) {
+  if (type == DType::f32) {
+    float value;
+    std::memcpy(&value, bytes + index * 4, 4);
+    return value;
+  }
+  uint16_t half;
+  std::memcpy(&half, bytes + index * 2, 2);
+  return type == DType::bf16 ? bf16ToFloat(half) : f16ToFloat(half);
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const FileSpec& spec) : size_(spec.size) {
+  const int file = ::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) {
+    throw Error(ErrorCode::modelNotFound,
+                "Cannot open " + spec.path + ": " + std::strerror(errno));
+  }
+  struct stat status {};
+  const bool known = ::fstat(file, &status) == 0;
+  if (!known || static_cast<uint64_t>(status.st_size) != spec.size) {
+    ::close(file);
+    throw Error(ErrorCode::modelInvalid,
+                "Expected " + spec.path + " to have " + std::to_string(spec.size) +
+                    " bytes as when its header was read, but it has " +
+                    std::to_string(known ? status.st_size : 0));
+  }
+  void* memory = spec.size ? ::mmap(nullptr, spec.size, PROT_READ, MAP_PRIVATE, file, 0) : nullptr;
+  const int reason = errno;
+  ::close(file);
+  if (memory == MAP_FAILED) {
+    throw Error(ErrorCode::outOfMemory, "Cannot map " + spec.path + ": " + std::strerror(reason));
+  }
+  data_ = static_cast<const uint8_t*>(memory);
+}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(const_cast<uint8_t*>(data_), size_);
+}
+
+PreparedWeight::PreparedWeight(std::shared_ptr<DeviceContext> context, const WeightDesc& desc,
+                               const void* bytes)
+    : context_(std::move(context)) {
+  context_->check(context_->ops().prepareWeight(context_->device(), &desc, bytes, &weight_),
+                  "Preparing a weight");
+}
+
+PreparedWeight::~PreparedWeight() {
+  if (weight_) context_->ops().freeWeight(context_->device(), weight_);
+}
+
+void PreparedWeight::swap(PreparedWeight& other) noexcept {
+  std::swap(context_, other.context_);
+  std::swap(weight_, other.weight_);
+}
+
+TensorTable::TensorTable(std::shared_ptr<DeviceContext> context, const std::vector<FileSpec>& files,
+                         std::vector<TensorSpec> tensors)
+    : context_(std::move(context)) {
+  for (const FileSpec& file : files) {
+    files_.push_back(std::make_unique<MappedFile>(file));
+  }
+  for (TensorSpec& tensor : tensors) {
+    const int64_t count = elementCount(tensor.shape);
+    uint64_t end = 0;
+    const bool inFile = tensor.file < files_.size() &&
+                        !__builtin_add_overflow(tensor.offset, tensor.length, &end) &&
+                        end <= files_[tensor.file]->size();
+    uint64_t expected = 0;
+    const bool fits = count >= 0 && !__builtin_mul_overflow(static_cast<uint64_t>(count),
+                                                            dtypeBytes(tensor.type), &expected) &&
+                      expected == tensor.length;
+    if (!inFile || !fits) {
+      throw Error(ErrorCode::modelInvalid, "Expected tensor \"" + tensor.name + "\" of shape " +
+                                               shapeText(tensor.shape) +
+                                               " to lie inside its file with " +
+                                               std::to_string(expected) + " bytes");
+    }
+    std::string name = tensor.name;
+    if (!tensors_.emplace(name, std::move(tensor)).second) {
+      throw Error(ErrorCode::modelInvalid, "Tensor \"" + name + "\" stands twice in the table");
+    }
+  }
+  uint64_t mapped = 0;
+  for (const auto& file : files_) mapped += file->size();
+  context_->account(mapped, "the weights");
+  mappedBytes_ = mapped;
+}
+
+TensorTable::~TensorTable() { context_->unaccount(mappedBytes_); }
+
+const TensorSpec& TensorTable::find(const std::string& name,
+                                    const std::vector<int64_t>& shape) const {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) {
+    throw Error(ErrorCode::modelInvalid, "Tensor \"" + name + "\" is missing");
+  }
+  if (found->second.shape != shape) {
+    throw Error(ErrorCode::modelInvalid, "Expected tensor \"" + name + "\" to have shape " +
+                                             shapeText(shape) + ", but it has " +
+                                             shapeText(found->second.shape));
+  }
+  return found->second;
+}
+
+const uint8_t* TensorTable::bytes(const TensorSpec& tensor) const {
+  return files_[tensor.file]->data() + tensor.offset;
+}
+
+PreparedWeight TensorTable::matrix(const std::string& name, int64_t rows, int64_t cols) const {
+  const TensorSpec& tensor = find(name, {rows, cols});
+  const WeightDesc desc{tensor.type, static_cast<int32_t>(rows), static_cast<int32_t>(cols)};
+  return PreparedWeight(context_, desc, bytes(tensor));
+}
+
+DeviceBuffer TensorTable::vector(const std::string& name, int64_t size) const {
+  const TensorSpec& tensor = find(name, {size});
+  std::vector<float> values(static_cast<size_t>(size));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = elementAsFloat(tensor.type, bytes(tensor), i);
+  }
+  DeviceBuffer buffer(context_, values.size() * sizeof(float), "the weights");
+  context_->check(context_->ops().upload(context_->device(), buffer.get(), values.data(),
+                                         values.size() * sizeof(float)),
+                  "Uploading a weight");
+  return buffer;
+}
+
+}  // namespace anchorcoder

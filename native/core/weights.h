@@ -1,0 +1,91 @@
+// Model files, mapped and never copied whole, and the tensors in them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "core/device.h"
+#include "core/ops.h"
+
+namespace anchorcoder {
+
+struct FileSpec {
+  std::string path;
+  uint64_t size;
+};
+
+struct TensorSpec {
+  std::string name;
+  DType type;
+  std::vector<int64_t> shape;
+  uint32_t file;
+  uint64_t offset;
+  uint64_t length;
+};
+
+// A read-only mapping of a whole file. A file that another program truncates afterwards makes the
+// process fault when the lost part is read (SIGBUS); the size is checked right before mapping.
+class MappedFile {
+ public:
+  explicit MappedFile(const FileSpec& spec);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const uint8_t* data() const { return data_; }
+  uint64_t size() const { return size_; }
+
+ private:
+  const uint8_t* data_ = nullptr;
+  uint64_t size_ = 0;
+};
+
+// A matrix as the device multiplies with it.
+class PreparedWeight {
+ public:
+  PreparedWeight() = default;
+  PreparedWeight(std::shared_ptr<DeviceContext> context, const WeightDesc& desc, const void* bytes);
+  PreparedWeight(PreparedWeight&& other) noexcept { swap(other); }
+  PreparedWeight& operator=(PreparedWeight&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~PreparedWeight();
+
+  const Weight* get() const { return weight_; }
+
+ private:
+  void swap(PreparedWeight& other) noexcept;
+
+  std::shared_ptr<DeviceContext> context_;
+  Weight* weight_ = nullptr;
+};
+
+// The tensors of a model by name, every bound checked.
+class TensorTable {
+ public:
+  // Throws Error (modelNotFound, modelInvalid).
+  TensorTable(std::shared_ptr<DeviceContext> context, const std::vector<FileSpec>& files,
+              std::vector<TensorSpec> tensors);
+  ~TensorTable();
+
+  bool has(const std::string& name) const { return tensors_.count(name) != 0; }
+  // Throws Error (modelInvalid) where the tensor is missing or has another shape.
+  PreparedWeight matrix(const std::string& name, int64_t rows, int64_t cols) const;
+  DeviceBuffer vector(const std::string& name, int64_t size) const;  // as f32
+  uint64_t mappedBytes() const { return mappedBytes_; }
+
+ private:
+  const TensorSpec& find(const std::string& name, const std::vector<int64_t>& shape) const;
+  const uint8_t* bytes(const TensorSpec& tensor) const;
+
+  std::shared_ptr<DeviceContext> context_;
+  std::vector<std::unique_ptr<MappedFile>> files_;
+  std::unordered_map<std::string, TensorSpec> tensors_;
+  uint64_t mappedBytes_ = 0;
+};
+
+}  // namespace anchorcoder
