@@ -20,26 +20,44 @@ struct Product {
   const void* weight;  // (outputs, cols) at any byte alignment
   const float* bias;   // (outputs), null without
   float* y;            // (rows, yStride)
-  float* panel;        // productPanelFloats(cols) of scratch, null for few rows
+  float* panel;        // productPanelFloats(cols) of scratch; null is right for few rows
   int64_t yStride;
   int32_t rows, outputs, cols;
   bool add;  // y += (x weight^T + bias)
 };
 
+// Up to so many rows are multiplied with weights in place; for more, weights are first turned into
+// aligned f32, a panel at a time that fits the second cache.
+inline constexpr int32_t kFewRows = 12;
+inline constexpr int32_t kPanelBytes = 256 * 1024;
+inline constexpr int32_t kMostPanelColumns = 64;
+
+// Floats from one row of a panel to the next: not a power of two, which would crowd cache sets.
+inline constexpr int32_t productPanelStride(int32_t cols) { return (cols + 15) / 16 * 16 + 16; }
+inline constexpr int32_t productPanelColumns(int32_t cols) {
+  const int32_t fit = kPanelBytes / 4 / productPanelStride(cols) / 4 * 4;
+  return fit < 4 ? 4 : fit > kMostPanelColumns ? kMostPanelColumns : fit;
+}
+inline constexpr size_t productPanelFloats(int32_t cols) {
+  return static_cast<size_t>(productPanelColumns(cols)) *
+         static_cast<size_t>(productPanelStride(cols));
+}
+
 struct MatmulKernels {
   void (*products[3])(const Product&);  // by weight type: f32, f16, bf16
   void (*pairs)(const Product&);        // x and weight in bf16, null where the set lacks it
-  void (*roundToBf16)(const float* x, size_t count, float* y);     // stays in f32
+  void (*roundToBf16)(const float* x, size_t count, float* y);  // stays in f32
   void (*convertToBf16)(const float* x, size_t count, uint16_t* y);
 };
 
 struct PointwiseKernels {
-  void (*norm)(const NormDesc& desc, const float* x, int32_t size, float* y);  // one row; y may be x
+  void (*norm)(const NormDesc& desc, const float* x, int32_t size,
+               float* y);  // one row; y may be x
   // One head in place; cos and sin hold rotaryDims / 2 values.
   void (*rope)(const RopeDesc& desc, const float* cos, const float* sin, float* x);
   void (*embed)(DType type, const void* row, float scale, int32_t size, float* y);
   void (*activate)(Activation activation, const float* gate, const float* up, size_t count,
-                   float* y);  // gate null: y = activation(up)
+                   float* y);                           // gate null: y = activation(up)
   void (*add)(const float* x, size_t count, float* y);  // y += x
 };
 

@@ -180,10 +180,10 @@ inline Four sumLanes4(Floats v0, Floats v1, Floats v2, Floats v3) {
   const __m128 high = _mm256_extractf128_ps(d, 1);
   return (Four)_mm_movelh_ps(_mm_unpacklo_ps(low, high), _mm_unpackhi_ps(low, high));
 #else
-  const Floats a = __builtin_shufflevector(v0, v1, 0, 1, 4, 5) +
-                   __builtin_shufflevector(v0, v1, 2, 3, 6, 7);
-  const Floats b = __builtin_shufflevector(v2, v3, 0, 1, 4, 5) +
-                   __builtin_shufflevector(v2, v3, 2, 3, 6, 7);
+  const Floats a =
+      __builtin_shufflevector(v0, v1, 0, 1, 4, 5) + __builtin_shufflevector(v0, v1, 2, 3, 6, 7);
+  const Floats b =
+      __builtin_shufflevector(v2, v3, 0, 1, 4, 5) + __builtin_shufflevector(v2, v3, 2, 3, 6, 7);
   return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
 #endif
 }
