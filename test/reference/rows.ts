@@ -19,12 +19,14 @@ export function rowsPerLayer(ids: readonly number[], settings: Settings): number
 }
 
 /**
- * Copies of a dense source layer's kept rows: only anchored consumers need them (a dense one reads
- * the layer itself), and an anchored source holds no other rows than theirs.
+ * Copies of a dense source layer's kept rows that are read: those that lie before what a token sees
+ * of the layer itself. Only anchored consumers need them (a dense one reads the whole layer), and
+ * an anchored source holds no other rows than theirs.
  */
 export function mirrorRows(ids: readonly number[], settings: Settings): number {
   const { sourceLayer, consumersAbove, dense } = settings;
   if (sourceLayer === null || !dense[sourceLayer]) return 0;
-  const consumers = dense.slice(consumersAbove + 1);
-  return consumers.includes(false) ? keptPositions(ids, settings).length : 0;
+  if (!dense.slice(consumersAbove + 1).includes(false)) return 0;
+  const start = windowStart(ids, ids.length, settings);
+  return keptPositions(ids, settings).filter((position) => position < start).length;
 }

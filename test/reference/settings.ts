@@ -72,7 +72,7 @@ export function settingsOf(policy: CachePolicy, layers: number, trained?: Anchor
       // Only the mask changes: keys of anchors turn as trained and consumers read two layers.
       return trained ? { ...anchorSettings(layers, trained, true), dense: plain.dense } : plain;
     case 'window': {
-      const { size, sinks = 0 } = policy;
+      const { size, sinks = 4 } = policy;
       return { ...plain, window: size, sinks, dense: denseLayers(layers, policy) };
     }
     case 'anchor': {
