@@ -58,7 +58,9 @@ Status prepareWeight(Device* device, const WeightDesc* desc, const void* bytes, 
   if (desc->type == DType::i8 || desc->rows <= 0 || desc->cols <= 0) return Status::unsupported;
   *out = new (std::nothrow) Weight{desc->type, desc->rows, desc->cols, bytes};
   if (!*out) return Status::outOfMemory;
-  device->mostCols = std::max(device->mostCols, desc->cols);
+  int32_t most = device->mostCols;
+  while (most < desc->cols && !device->mostCols.compare_exchange_weak(most, desc->cols)) {
+  }
   return Status::ok;
 }
 

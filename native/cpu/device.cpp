@@ -71,7 +71,7 @@ size_t layOut(Device& device, Plan& plan, void* base) {
   plan.values = layout.take<float>(count(pass.tokenCount, model.kvHeads, model.headDim));
   plan.roundedBytes = 0;
   if (model.compute == Compute::bf16) {
-    plan.roundedBytes = count(rows, device.mostCols) * sizeof(float);
+    plan.roundedBytes = count(rows, device.mostCols) * kRoundedBytes;
   }
   plan.rounded = layout.take<char>(plan.roundedBytes);
   plan.threadFloats =
@@ -125,6 +125,7 @@ Memory allocateMemory(size_t bytes) {
 
 Status openDevice(const OpenOptions* options, Device** device) try {
   *device = nullptr;
+  openError.clear();
   const Kernels* kernels = chooseKernels(options->instructionSet);
   if (!kernels) return Status::unsupported;
   auto opened = std::make_unique<Device>();

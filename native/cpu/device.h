@@ -1,6 +1,7 @@
 // A CPU device: threads, an instruction set, and the scratch that its passes share.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -34,7 +35,7 @@ struct Device {
   int32_t threads = 1;
   std::string error;
 
-  int32_t mostCols = 0;  // of all weights so far: scratch is sized by it
+  std::atomic<int32_t> mostCols{0};  // of all weights so far: scratch is sized by it
 
   // Kept from pass to pass, since fresh pages cost more than most ops.
   Memory scratch;

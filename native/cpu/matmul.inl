@@ -81,7 +81,8 @@ inline void finishFour(const Tile& tile, int32_t first, Four sums, float* y) {
   const int32_t count = tile.columns - first;
   if (count >= 4) {
     if (tile.bias) sums += *reinterpret_cast<const FourAnywhere*>(tile.bias + first);
-    auto* out = reinterpret_cast<FourAnywhere*>(y + first);
+    // Not `auto*`, which forgets the alignment.
+    FourAnywhere* out = reinterpret_cast<FourAnywhere*>(y + first);
     *out = tile.add ? *out + sums : sums;
     return;
   }

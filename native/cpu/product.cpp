@@ -46,12 +46,16 @@ Blocks cut(const Plan& plan, int32_t rows, int32_t columns, int32_t cols, int64_
   return blocks;
 }
 
-// Rows of x as a kernel reads them.
+// Rows of x in the forms that kernels read; each null where no weight needs it.
 struct Input {
-  const char* x;
-  size_t stride;  // bytes
-  bool pairs;
+  const char* floats;  // (rows, cols) f32, rounded to bf16 in Compute::bf16
+  const char* pairs;   // (rows, cols) bf16
 };
+
+bool takesPairs(const Plan& plan, const Weight& weight) {
+  return plan.model->compute == Compute::bf16 && weight.type == DType::bf16 &&
+         plan.kernels->matmul.pairs;
+}
 
 void runBlock(const Plan& plan, const Input& input, const Output& output, int32_t firstRow,
               int32_t rows, int32_t firstColumn, int32_t columns, float* panel, float* y,
@@ -60,8 +64,10 @@ void runBlock(const Plan& plan, const Input& input, const Output& output, int32_
   const MatmulKernels& kernels = plan.kernels->matmul;
   const auto column = static_cast<size_t>(firstColumn);
   const size_t rowBytes = static_cast<size_t>(weight.cols) * dtypeBytes(weight.type);
+  const bool pairs = takesPairs(plan, weight);
+  const size_t x = static_cast<size_t>(firstRow) * static_cast<size_t>(weight.cols);
   Product product = {};
-  product.x = input.x + static_cast<size_t>(firstRow) * input.stride;
+  product.x = pairs ? input.pairs + x * sizeof(uint16_t) : input.floats + x * sizeof(float);
   product.weight = static_cast<const char*>(weight.bytes) + column * rowBytes;
   product.bias = output.bias ? output.bias + column : nullptr;
   product.y = y;
@@ -71,39 +77,37 @@ void runBlock(const Plan& plan, const Input& input, const Output& output, int32_
   product.outputs = columns;
   product.cols = weight.cols;
   product.add = output.add;
-  if (input.pairs) return kernels.pairs(product);
+  if (pairs) return kernels.pairs(product);
   kernels.products[static_cast<int>(weight.type)](product);
 }
 
-bool takesPairs(const Plan& plan, DType type) {
-  return plan.model->compute == Compute::bf16 && type == DType::bf16 && plan.kernels->matmul.pairs;
-}
-
 // Rounds rows of x into the plan's scratch where the compute mode says so.
-Input prepareInput(Plan& plan, const float* x, int32_t rows, int32_t cols, bool pairs) {
-  const auto size = static_cast<size_t>(cols);
-  if (plan.model->compute == Compute::exact) {
-    return {reinterpret_cast<const char*>(x), size * sizeof(float), false};
+Input prepareInput(Plan& plan, const float* x, int32_t rows, int32_t cols, const Output* outputs,
+                   int32_t count) {
+  if (plan.model->compute == Compute::exact) return {reinterpret_cast<const char*>(x), nullptr};
+  bool needsFloats = false;
+  bool needsPairs = false;
+  for (int32_t i = 0; i < count; ++i) {
+    if (!outputs[i].weight) continue;
+    (takesPairs(plan, *outputs[i].weight) ? needsPairs : needsFloats) = true;
   }
-  const size_t bytes = pairs ? sizeof(uint16_t) : sizeof(float);
+  const auto size = static_cast<size_t>(cols);
+  auto* floats = static_cast<float*>(plan.rounded);
+  auto* pairs = reinterpret_cast<uint16_t*>(floats + static_cast<size_t>(rows) * size);
   const MatmulKernels& kernels = plan.kernels->matmul;
-  auto* rounded = static_cast<char*>(plan.rounded);
   forRows(plan, rows, size * sizeof(float), [&](int32_t first, int32_t end) {
-    const size_t at = static_cast<size_t>(first) * size;
+    const size_t start = static_cast<size_t>(first) * size;
     const size_t elements = static_cast<size_t>(end - first) * size;
-    if (pairs) {
-      kernels.convertToBf16(x + at, elements, reinterpret_cast<uint16_t*>(rounded) + at);
-    } else {
-      kernels.roundToBf16(x + at, elements, reinterpret_cast<float*>(rounded) + at);
-    }
+    if (needsFloats) kernels.roundToBf16(x + start, elements, floats + start);
+    if (needsPairs) kernels.convertToBf16(x + start, elements, pairs + start);
   });
-  return {rounded, size * bytes, pairs};
+  return {reinterpret_cast<const char*>(floats), reinterpret_cast<const char*>(pairs)};
 }
 
 // How many rows of x can be prepared at once; the plain ops may get more rows than the pass has.
 int32_t rowsAtOnce(const Plan& plan, int32_t rows, int32_t cols) {
   if (plan.model->compute == Compute::exact) return rows;
-  const size_t fit = plan.roundedBytes / (static_cast<size_t>(cols) * sizeof(float));
+  const size_t fit = plan.roundedBytes / (static_cast<size_t>(cols) * kRoundedBytes);
   return static_cast<int32_t>(std::min(static_cast<size_t>(rows), std::max<size_t>(fit, 1)));
 }
 
@@ -149,15 +153,8 @@ void multiply(Plan& plan, const float* x, int32_t rows, const Output* outputs, i
   for (int32_t first = 0; first < rows; first += most) {
     const int32_t part = std::min(most, rows - first);
     const float* from = x + static_cast<size_t>(first) * static_cast<size_t>(cols);
-    for (int32_t i = 0; i < count;) {
-      // Outputs in a row whose weights take the same form of x.
-      const bool pairs = takesPairs(plan, outputs[i].weight->type);
-      int32_t end = i + 1;
-      while (end < count && takesPairs(plan, outputs[end].weight->type) == pairs) ++end;
-      const Input input = prepareInput(plan, from, part, cols, pairs);
-      multiplyPrepared(plan, input, first, part, outputs + i, end - i);
-      i = end;
-    }
+    const Input input = prepareInput(plan, from, part, cols, outputs, count);
+    multiplyPrepared(plan, input, first, part, outputs, count);
   }
 }
 
@@ -165,8 +162,8 @@ void multiplyActivated(Plan& plan, const float* x, int32_t rows, const Output& g
                        const Output& up, Activation activation) {
   const int32_t cols = up.weight->cols;
   const int32_t width = up.weight->rows;
-  const bool pairs = takesPairs(plan, up.weight->type);
-  const Input input = prepareInput(plan, x, rows, cols, pairs);
+  const Output outputs[2] = {gate, up};
+  const Input input = prepareInput(plan, x, rows, cols, outputs, 2);
   Blocks blocks = cut(plan, rows, width, cols, width);
   blocks.columns = std::min(blocks.columns, kGateFloats / kFewRows / kColumnStep * kColumnStep);
   blocks.columnBlocks = divideUp(width, blocks.columns);

@@ -23,6 +23,9 @@ void multiply(Plan& plan, const float* x, int32_t rows, const Output* outputs, i
 void multiplyActivated(Plan& plan, const float* x, int32_t rows, const Output& gate,
                        const Output& up, Activation activation);
 
+// Bytes of Plan::rounded for each element of x: as f32 and as bf16.
+inline constexpr size_t kRoundedBytes = sizeof(float) + sizeof(uint16_t);
+
 // What a thread needs for products with weights of up to so many columns.
 size_t productScratchFloats(int32_t mostCols);
 
