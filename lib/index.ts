@@ -3,10 +3,9 @@
  *
  * @packageDocumentation
  */
-import { createRequire } from 'node:module';
-
-// By its own name, since the path to package.json differs between lib/ and dist/lib/.
-const own = createRequire(import.meta.url)('anchorcoder/package.json') as { version: string };
-
-/** The version of this package. */
-export const version: string = own.version;
+export type * from '../types/api.js';
+export { version } from './binding.js';
+export { devices } from './devices.js';
+export { AnchorError } from './errors.js';
+export { estimate } from './estimate.js';
+export { loadModel } from './load.js';

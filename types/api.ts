@@ -285,6 +285,15 @@ export interface Session {
   [Symbol.dispose](): void;
 }
 
+/** What a model can compute on. */
+export interface DeviceInfo {
+  readonly name: 'cpu';
+  /** Instruction sets that can be used, best last: `base`, `avx2`, ... */
+  readonly instructionSets: readonly string[];
+  /** Default number of worker threads. */
+  readonly threads: number;
+}
+
 /** Memory that a model and one session would take, computed from the folder's headers. */
 export interface Estimate {
   weightBytes: number;

@@ -1,0 +1,157 @@
+/** Opens a model folder: headers first, then the tokenizer, then the addon maps the weights. */
+import type { LoadOptions, Model, ModelInfo } from '../types/api.js';
+import type { NativeAddon, NativeModel, NativeModelSpec } from '../types/native.js';
+import { type ModelAnchors, resolveAnchors } from './anchors.js';
+import { loadAddon } from './binding.js';
+import { AnchorError, abortReason, fromNative, throwIfAborted } from './errors.js';
+import { type ModelFolder, readModelFolder } from './folder.js';
+import { ModelHandle } from './model.js';
+import { checkFolder, type Parsed, parseOptions } from './options.js';
+import { defaultPolicy, layoutOf } from './policy.js';
+import { computeRope } from './rope.js';
+import { openTokenizer } from './tokenizer.js';
+
+/**
+ * Loads the model in a folder of the Hugging Face layout (`config.json`, `*.safetensors`,
+ * `tokenizer.json`). Weights are mapped, not read, so the files have to stay as they are.
+ * @throws `ERR_INVALID_ARGUMENT`, `ERR_MODEL_NOT_FOUND`, `ERR_MODEL_INVALID`,
+ * `ERR_MODEL_UNSUPPORTED`, `ERR_OUT_OF_MEMORY`, `ERR_DEVICE`, `ERR_ADDON`; the signal's reason
+ */
+export async function loadModel(folder: string, options?: LoadOptions): Promise<Model> {
+  return openModel(folder, options, loadAddon);
+}
+
+/** As {@link loadModel}, with the addon from elsewhere. */
+export async function openModel(
+  folder: string,
+  options: LoadOptions | undefined,
+  addon: () => NativeAddon,
+): Promise<Model> {
+  const path = checkFolder(folder);
+  const parsed = parseOptions.load(options);
+  const { signal } = parsed;
+  throwIfAborted(signal);
+  const model = await readModelFolder(path, signal);
+  throwIfAborted(signal);
+  const { config, json } = model;
+  const tokenizer = await openTokenizer(model.path, config.vocabSize);
+  try {
+    throwIfAborted(signal);
+    const anchors = resolveAnchors(json, parsed.anchors, config, model.bosTokenId, tokenizer);
+    checkDefault(anchors);
+    const native = addon();
+    const spec = nativeSpec(model, parsed, native);
+    const loaded = await loadNative(native, spec, signal);
+    return new ModelHandle(loaded, infoOf(model, spec, loaded, anchors), anchors);
+  } catch (error) {
+    tokenizer?.dispose();
+    throw error;
+  }
+}
+
+// Now rather than at the first session: settings that nothing can run with are the folder's fault.
+function checkDefault(anchors: ModelAnchors): void {
+  layoutOf(defaultPolicy(anchors), anchors);
+}
+
+function nativeSpec(
+  { config, files, tensors, weightType }: ModelFolder,
+  { compute, threads = 0, maxMemory = 0 }: Parsed<'load'>,
+  addon: NativeAddon,
+): NativeModelSpec {
+  const { layers, hiddenSize, intermediateSize, heads, kvHeads, headDim } = config;
+  const { vocabSize, contextLength, normEpsilon } = config;
+  return {
+    files,
+    tensors,
+    config: {
+      ...{ layers, hiddenSize, intermediateSize, heads, kvHeads, headDim },
+      ...{ vocabSize, contextLength, normEpsilon },
+      ropes: [computeRope(config.rope)],
+    },
+    compute: compute ?? (weightType === 'BF16' ? 'bf16' : 'exact'),
+    threads,
+    instructionSet: instructionSet(addon),
+    maxMemory,
+  };
+}
+
+// The only variable that is read, for tests of every instruction set.
+function instructionSet(addon: NativeAddon): string {
+  const wanted = process.env.ANCHOR_ISA ?? '';
+  const known = addon.instructionSets();
+  if (wanted === '' || known.includes(wanted)) return wanted;
+  const message = `ANCHOR_ISA is "${wanted}", but this machine runs ${known.join(', ')}`;
+  throw new AnchorError('ERR_DEVICE', message);
+}
+
+// The addon cannot be stopped while it maps and prepares; what comes too late is given back.
+function loadNative(
+  addon: NativeAddon,
+  spec: NativeModelSpec,
+  signal: AbortSignal | undefined,
+): Promise<NativeModel> {
+  return new Promise((resolve, reject) => {
+    let aborted = false;
+    const abort = () => {
+      aborted = true;
+      if (signal) reject(abortReason(signal));
+    };
+    signal?.addEventListener('abort', abort, { once: true });
+    const load = async () => addon.loadModel(spec); // refuses a bad spec at once
+    load()
+      .then(
+        (model) => (aborted ? model.dispose() : resolve(model)),
+        (error: unknown) => reject(fromNative(error)),
+      )
+      .finally(() => signal?.removeEventListener('abort', abort));
+  });
+}
+
+function infoOf(
+  model: ModelFolder,
+  spec: NativeModelSpec,
+  native: NativeModel,
+  anchors: ModelAnchors,
+): ModelInfo {
+  const { config } = model;
+  return {
+    folder: model.path,
+    architecture: config.architecture,
+    parameters: model.parameters,
+    layers: config.layers,
+    hiddenSize: config.hiddenSize,
+    intermediateSize: config.intermediateSize,
+    heads: config.heads,
+    kvHeads: config.kvHeads,
+    headDim: config.headDim,
+    vocabSize: config.vocabSize,
+    contextLength: config.contextLength,
+    weightType: model.weightType,
+    weightBytes: model.weightBytes,
+    compute: spec.compute,
+    device: 'cpu',
+    instructionSet: native.instructionSet,
+    threads: native.threads,
+    eosTokenIds: model.eosTokenIds,
+    bosTokenId: model.bosTokenId,
+    hasTokenizer: anchors.tokenizer !== undefined,
+    trainedForAnchors: anchors.trained,
+    defaultPolicy: defaultPolicy(anchors),
+    warnings: [...model.warnings, ...anchorWarnings(anchors)],
+  };
+}
+
+function anchorWarnings(anchors: ModelAnchors): string[] {
+  const warnings: string[] = [];
+  if (!anchors.trained && anchors.asked) {
+    warnings.push(
+      'This model was not trained for anchors: sessions keep every row unless their policy says ' +
+        'otherwise, and { kind: "anchor" } is an approximation',
+    );
+  }
+  if (anchors.insertId >= 0 && !anchors.tokenizer) {
+    warnings.push('Without a tokenizer anchors are not forced after newlines, but sampled');
+  }
+  return warnings;
+}

@@ -1,0 +1,164 @@
+/** A loaded model. */
+import type {
+  Chunk,
+  Completion,
+  GenerateOptions,
+  Model,
+  ModelInfo,
+  ModelMemory,
+  Session,
+  SessionOptions,
+  TokenizeOptions,
+} from '../types/api.js';
+import type { NativeModel } from '../types/native.js';
+import type { ModelAnchors } from './anchors.js';
+import { Codec } from './codec.js';
+import { AnchorError, fromNative } from './errors.js';
+import { checkIds, checkText, invalid, parseOptions } from './options.js';
+import { describe, nativePolicy } from './policy.js';
+import { SessionHandle, type SessionModel } from './session.js';
+
+type CompleteOptions = GenerateOptions & SessionOptions & { onChunk?: (chunk: Chunk) => void };
+
+export class ModelHandle implements Model {
+  readonly info: ModelInfo;
+  readonly #native: NativeModel;
+  readonly #anchors: ModelAnchors;
+  readonly #codec: Codec | undefined;
+  readonly #shared: SessionModel;
+  /** Weak, so that a session that nobody holds can go. */
+  readonly #sessions = new Map<WeakKey, WeakRef<SessionHandle>>();
+  readonly #gone = new FinalizationRegistry<WeakKey>((key) => this.#sessions.delete(key));
+  #disposed = false;
+
+  constructor(native: NativeModel, info: ModelInfo, anchors: ModelAnchors) {
+    this.info = info;
+    this.#native = native;
+    this.#anchors = anchors;
+    this.#codec = anchors.tokenizer && new Codec(anchors.tokenizer, anchors);
+    this.#shared = this.#forSessions();
+  }
+
+  async tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array> {
+    this.#guard();
+    const parsed = parseOptions.tokenize(options);
+    const codec = this.#shared.requireCodec('"tokenize"');
+    return codec.encode(checkText(text, 'the text'), {
+      parseSpecial: parsed.parseSpecial ?? false,
+      addSpecial: parsed.addSpecial ?? true,
+      insertAnchors: parsed.insertAnchors ?? true,
+      continued: false,
+    });
+  }
+
+  detokenize(ids: ArrayLike<number>): string {
+    this.#guard();
+    const codec = this.#shared.requireCodec('"detokenize"');
+    return codec.decode(checkIds(ids, this.info.vocabSize, 'list'));
+  }
+
+  createSession(options?: SessionOptions): Session {
+    return this.#open(parseOptions.session(options));
+  }
+
+  async complete(
+    prompt: string | ArrayLike<number>,
+    options?: CompleteOptions,
+  ): Promise<Completion> {
+    const parsed = parseOptions.complete(options);
+    const { contextLength, policy, cacheType, onChunk, ...generation } = parsed;
+    const { signal } = generation;
+    const started = performance.now();
+    using session = this.#open({ contextLength, policy, cacheType });
+    // Before the prompt is read, since reading may take long.
+    const chunks = session.generate(generation);
+    await session.append(prompt, { signal });
+    const promptIds = session.position;
+    const read = performance.now();
+    const text: string[] = [];
+    let finish: 'stop' | 'length' = 'length';
+    for await (const chunk of chunks) {
+      text.push(chunk.text);
+      finish = chunk.finish ?? finish;
+      onChunk?.(chunk);
+    }
+    const decoded = performance.now();
+    const all = session.ids();
+    const plain = (ids: Uint32Array) => this.#codec?.withoutAnchors(ids) ?? ids;
+    const ids = plain(all.subarray(promptIds)).slice();
+    const promptTokens = plain(all.subarray(0, promptIds)).length;
+    const usage = {
+      promptTokens,
+      completionTokens: ids.length,
+      anchors: all.length - promptTokens - ids.length,
+      prefillSeconds: (read - started) / 1000,
+      decodeSeconds: (decoded - read) / 1000,
+    };
+    return { text: text.join(''), ids, finish, usage, stats: session.stats() };
+  }
+
+  memory(): ModelMemory {
+    this.#guard();
+    return this.#native.memory();
+  }
+
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const session of [...this.#sessions.values()]) session.deref()?.dispose();
+    this.#native.dispose();
+    this.#codec?.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #guard(): void {
+    if (this.#disposed) throw new AnchorError('ERR_DISPOSED', 'The model has been disposed');
+  }
+
+  #open(options: SessionOptions): SessionHandle {
+    this.#guard();
+    const { contextLength: longest, compute, defaultPolicy } = this.info;
+    const { contextLength = longest, policy = defaultPolicy } = options;
+    const { cacheType = compute === 'exact' ? 'f32' : 'bf16' } = options;
+    if (contextLength > longest) {
+      throw invalid('option "contextLength"', `an integer from 1 to ${longest}`, contextLength);
+    }
+    const spec = { contextLength, cacheType, policy: nativePolicy(policy, this.#anchors) };
+    const settings = { contextLength, cacheType, policy: describe(policy, this.#anchors) };
+    try {
+      return new SessionHandle(this.#shared, this.#native.createSession(spec), settings);
+    } catch (error) {
+      throw fromNative(error);
+    }
+  }
+
+  #forSessions(): SessionModel {
+    const { vocabSize, eosTokenIds, folder } = this.info;
+    const codec = this.#codec;
+    const keys = new WeakMap<SessionHandle, WeakKey>();
+    return {
+      vocabSize,
+      eosTokenIds,
+      codec,
+      insertId: this.#anchors.insertId,
+      adopt: (session) => {
+        const key = {};
+        keys.set(session, key);
+        this.#sessions.set(key, new WeakRef(session));
+        this.#gone.register(session, key, key);
+      },
+      forget: (session) => {
+        const key = keys.get(session);
+        if (key) this.#sessions.delete(key);
+      },
+      requireCodec: (what) => {
+        if (codec) return codec;
+        const message = `${what} needs a tokenizer, but "${folder}" has no tokenizer.json`;
+        throw new AnchorError('ERR_NO_TOKENIZER', message);
+      },
+    };
+  }
+}

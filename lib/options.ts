@@ -1,0 +1,240 @@
+/** What each call accepts. Ranges that depend on a model are checked where the model is known. */
+import { z } from 'zod';
+import type {
+  AnchorOptions,
+  AppendOptions,
+  CachePolicy,
+  Chunk,
+  EstimateOptions,
+  GenerateOptions,
+  LoadOptions,
+  SessionOptions,
+  TokenizeOptions,
+} from '../types/api.js';
+import { AnchorError } from './errors.js';
+import { check, expected, integer, oneOf, strict } from './validate.js';
+
+const maxId = 2 ** 32 - 1;
+const maxCount = 2 ** 31 - 1;
+
+const boolean = z.boolean({ error: 'a boolean' });
+const signal = z.custom<AbortSignal>(isSignal, { error: 'an AbortSignal' });
+
+// By its shape: a test runner or an older polyfill has a class of its own.
+function isSignal(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  const { aborted, addEventListener } = value as AbortSignal;
+  return typeof aborted === 'boolean' && typeof addEventListener === 'function';
+}
+
+function callback<F>() {
+  return z.custom<F>((value) => typeof value === 'function', { error: 'a function' });
+}
+
+function number(min: number, max = Number.POSITIVE_INFINITY) {
+  const error = `a number from ${min} ${max === Number.POSITIVE_INFINITY ? 'and up' : `to ${max}`}`;
+  return z.number({ error }).min(min, { error }).max(max, { error });
+}
+
+function positive(max = Number.POSITIVE_INFINITY) {
+  const error = `a number above 0${max === Number.POSITIVE_INFINITY ? '' : ` and up to ${max}`}`;
+  return z.number({ error }).positive({ error }).max(max, { error });
+}
+
+const ids = z.array(integer(0, maxId), { error: 'a list of token ids' });
+const layers = z.array(integer(0), { error: 'a list of layer numbers' });
+const tokens = z.union([z.literal('newline'), ids], {
+  error: 'a list of token ids or "newline"',
+});
+const per = z.union([z.literal('none'), integer(1)], {
+  error: 'an integer from 1 and up or "none"',
+});
+
+/** The words of an anchor setting that a cache policy shares. */
+const policyShape = {
+  tokens: tokens.optional(),
+  per: per.optional(),
+  denseLayers: layers.optional(),
+  sourceLayer: z
+    .union([z.null(), integer(0)], { error: 'an integer from 0 and up or null' })
+    .optional(),
+  consumersAbove: integer(0).optional(),
+  multiHeadPositions: boolean.optional(),
+  window: integer(0, maxCount).optional(),
+  sinks: integer(1, maxCount).optional(),
+};
+
+/** All words of {@link AnchorOptions}; config.json's block has the same in snake case. */
+export const anchorShape = {
+  ...policyShape,
+  insert: z
+    .union([z.null(), z.string().min(1), integer(0, maxId)], {
+      error: 'a token id, the text of a token or null',
+    })
+    .optional(),
+  indent: oneOf('none', 'tab4').optional(),
+};
+
+const anchorOptions = strict(anchorShape) satisfies z.ZodType<AnchorOptions>;
+
+const kinds = 'one of "full", "window", "anchor", "ansan"';
+
+const policy = z.discriminatedUnion(
+  'kind',
+  [
+    strict({ kind: z.literal('full') }),
+    strict({
+      kind: z.literal('window'),
+      size: integer(1, maxCount),
+      sinks: integer(0, maxCount).optional(),
+      denseLayers: layers.optional(),
+    }),
+    strict({ kind: z.literal('anchor'), line: boolean.optional(), ...policyShape }),
+    strict({ kind: z.literal('ansan'), tokens: tokens.optional() }),
+  ],
+  // Said of the object and of its `kind`: zod has one message for both.
+  {
+    error: (issue) =>
+      issue.code === 'invalid_union' ? kinds : `an object whose "kind" is ${kinds}`,
+  },
+) satisfies z.ZodType<CachePolicy>;
+
+const cacheType = oneOf('f32', 'bf16', 'f16', 'int8');
+
+const loadSchema = strict({
+  device: oneOf('auto', 'cpu').optional(),
+  threads: integer(1, 1024).optional(),
+  compute: oneOf('exact', 'bf16').optional(),
+  anchors: anchorOptions.optional(),
+  maxMemory: integer(1).optional(),
+  signal: signal.optional(),
+}) satisfies z.ZodType<LoadOptions>;
+
+const estimateSchema = strict({
+  context: integer(1, maxCount).optional(),
+  policy: policy.optional(),
+  cacheType: cacheType.optional(),
+  anchors: anchorOptions.optional(),
+  anchorShare: number(0, 1).optional(),
+}) satisfies z.ZodType<EstimateOptions>;
+
+const sessionShape = {
+  contextLength: integer(1, maxCount).optional(),
+  policy: policy.optional(),
+  cacheType: cacheType.optional(),
+};
+
+const sessionSchema = strict(sessionShape) satisfies z.ZodType<SessionOptions>;
+
+const tokenizeSchema = strict({
+  parseSpecial: boolean.optional(),
+  addSpecial: boolean.optional(),
+  insertAnchors: boolean.optional(),
+}) satisfies z.ZodType<TokenizeOptions>;
+
+const appendSchema = strict({
+  logits: oneOf('none', 'last', 'all').optional(),
+  parseSpecial: boolean.optional(),
+  onProgress: callback<NonNullable<AppendOptions['onProgress']>>().optional(),
+  signal: signal.optional(),
+}) satisfies z.ZodType<AppendOptions>;
+
+const seedError = 'an integer from 0 to 2^53 - 1, or a bigint from 0n to 2^64 - 1';
+const stopText = z.string().min(1);
+
+const generateShape = {
+  maxTokens: integer(1, maxCount).optional(),
+  temperature: number(0).optional(),
+  topK: integer(0, maxCount).optional(),
+  topP: positive(1).optional(),
+  minP: number(0, 1).optional(),
+  repetitionPenalty: positive().optional(),
+  seed: z
+    .union(
+      [
+        z.int().min(0),
+        z
+          .bigint()
+          .min(0n)
+          .max(2n ** 64n - 1n),
+      ],
+      { error: seedError },
+    )
+    .optional(),
+  stop: z
+    .union([stopText, z.array(stopText)], {
+      error: 'a text or a list of texts, none of them empty',
+    })
+    .optional(),
+  stopTokens: ids.optional(),
+  logprobs: z
+    .union([boolean, integer(0, maxCount)], { error: 'a boolean or an integer from 0 and up' })
+    .optional(),
+  anchors: oneOf('forced', 'sampled').optional(),
+  signal: signal.optional(),
+};
+
+const generateSchema = strict(generateShape) satisfies z.ZodType<GenerateOptions>;
+
+const completeSchema = strict({
+  ...generateShape,
+  ...sessionShape,
+  onChunk: callback<(chunk: Chunk) => void>().optional(),
+});
+
+/** Options of every call, checked. @throws `ERR_INVALID_ARGUMENT` with a sentence per problem */
+export const parseOptions = {
+  load: (options: unknown = {}) => check(loadSchema, options),
+  estimate: (options: unknown = {}) => check(estimateSchema, options),
+  session: (options: unknown = {}) => check(sessionSchema, options),
+  tokenize: (options: unknown = {}) => check(tokenizeSchema, options),
+  append: (options: unknown = {}) => check(appendSchema, options),
+  generate: (options: unknown = {}) => check(generateSchema, options),
+  complete: (options: unknown = {}) => check(completeSchema, options),
+};
+
+/** Checked options of {@link parseOptions}. */
+export type Parsed<K extends keyof typeof parseOptions> = ReturnType<(typeof parseOptions)[K]>;
+
+/** An `ERR_INVALID_ARGUMENT` of the usual form. */
+export function invalid(name: string, expectation: string, received: unknown): AnchorError {
+  return new AnchorError('ERR_INVALID_ARGUMENT', expected(name, expectation, received));
+}
+
+/** Checks a text argument. @throws `ERR_INVALID_ARGUMENT` */
+export function checkText(value: unknown, name: string): string {
+  if (typeof value === 'string') return value;
+  throw invalid(name, 'a string', value);
+}
+
+/** Checks the folder argument. @throws `ERR_INVALID_ARGUMENT` */
+export function checkFolder(value: unknown): string {
+  if (typeof value === 'string' && value !== '' && !value.includes('\0')) return value;
+  throw invalid('the folder', 'the path of a model folder', value);
+}
+
+/**
+ * Copies ids and checks each. `name` is the end of "id 3 of"; `admit` may refuse their number.
+ * @throws `ERR_INVALID_ARGUMENT` naming index and value
+ */
+export function checkIds(
+  value: unknown,
+  vocabSize: number,
+  name: string,
+  admit?: (count: number) => void,
+): Uint32Array {
+  const list = value as ArrayLike<number>;
+  const count: unknown = typeof value === 'object' && value !== null ? list.length : undefined;
+  if (typeof count !== 'number' || !Number.isInteger(count) || count < 0) {
+    throw invalid(`the ${name}`, 'a list of token ids', value);
+  }
+  admit?.(count);
+  // The length may be a lie: the first hole ends the loop before memory is taken for the rest.
+  for (let i = 0; i < count; ++i) {
+    const id: unknown = list[i];
+    if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id >= vocabSize) {
+      throw invalid(`id ${i} of the ${name}`, `an integer from 0 to ${vocabSize - 1}`, id);
+    }
+  }
+  return Uint32Array.from(list);
+}

@@ -1,0 +1,144 @@
+/** Turns values that come from outside into checked ones, or into sentences that say what is wrong. */
+import { z } from 'zod';
+import type { ErrorCode } from '../types/api.js';
+import { AnchorError } from './errors.js';
+
+/** How sentences call what is checked. */
+export interface Scope {
+  /** Before a quoted name: `option "topK"`. */
+  thing: string;
+  /** The whole: `options`. */
+  whole: string;
+  code: ErrorCode;
+}
+
+const optionScope: Scope = { thing: 'option', whole: 'options', code: 'ERR_INVALID_ARGUMENT' };
+
+/**
+ * An object without unknown keys. Every message of a schema is the end of "Expected ... to be", so
+ * that {@link check} can make a sentence; the one for unknown keys lists the known ones.
+ */
+export function strict<Shape extends z.core.$ZodLooseShape>(shape: Shape) {
+  return z.strictObject(shape, {
+    error: (issue) =>
+      issue.code === 'unrecognized_keys' ? Object.keys(shape).join(' ') : 'an object',
+  });
+}
+
+/** Integer from `min` to `max`. */
+export function integer(min: number, max = Number.MAX_SAFE_INTEGER) {
+  const end = max === Number.MAX_SAFE_INTEGER ? 'and up' : `to ${max}`;
+  const error = `an integer from ${min} ${end}`;
+  return z.int({ error }).min(min, { error }).max(max, { error });
+}
+
+/** One of some texts. */
+export function oneOf<const T extends readonly string[]>(...values: T) {
+  const list = values.map((value) => `"${value}"`);
+  return z.enum(values, { error: list.length > 1 ? `one of ${list.join(', ')}` : list[0] });
+}
+
+/** Checks `value`; the result is a copy. @throws AnchorError with one sentence per problem */
+export function check<S extends z.ZodType>(
+  schema: S,
+  value: unknown,
+  scope: Scope = optionScope,
+): z.output<S> {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const sentences = result.error.issues.flatMap((issue) => sentencesOf(issue, value, scope));
+  throw new AnchorError(scope.code, sentences.join('. '));
+}
+
+function sentencesOf(issue: z.core.$ZodIssue, value: unknown, scope: Scope): string[] {
+  if (issue.code === 'unrecognized_keys') {
+    const known = issue.message.split(' ');
+    return issue.keys.map((key) => {
+      const near = nearest(key, known);
+      const hint = near ? `; did you mean "${nameOf([...issue.path, near])}"?` : '';
+      return `Unknown ${scope.thing} "${nameOf([...issue.path, key])}"${hint}`;
+    });
+  }
+  const name = issue.path.length === 0 ? scope.whole : `${scope.thing} "${nameOf(issue.path)}"`;
+  return [expected(name, issue.message, valueAt(value, issue.path))];
+}
+
+/** `Expected option "topK" to be an integer from 0 and up, but received "4" (string)`. */
+export function expected(name: string, expectation: string, received: unknown): string {
+  return `Expected ${name} to be ${expectation}, but received ${show(received)}`;
+}
+
+function nameOf(path: readonly PropertyKey[]): string {
+  let name = '';
+  for (const part of path) {
+    if (typeof part === 'number') name += `[${part}]`;
+    else name += name === '' ? String(part) : `.${String(part)}`;
+  }
+  return name;
+}
+
+function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
+  let at = value;
+  for (const part of path) at = (at as Record<PropertyKey, unknown> | undefined)?.[part];
+  return at;
+}
+
+/** A value and its type, short enough for a sentence. Never throws. */
+export function show(value: unknown): string {
+  switch (typeof value) {
+    case 'undefined':
+      return 'undefined';
+    case 'string':
+      return `${JSON.stringify(shorten(value))} (string)`;
+    case 'number':
+    case 'boolean':
+    case 'bigint':
+      return `${value} (${typeof value})`;
+    case 'symbol':
+    case 'function':
+      return `a ${typeof value}`;
+    default:
+      if (value === null) return 'null';
+      return `${shorten(json(value as object))} (${Array.isArray(value) ? 'array' : 'object'})`;
+  }
+}
+
+function json(value: object): string {
+  try {
+    return JSON.stringify(value) ?? 'a value';
+  } catch {
+    return 'a value'; // cycles, bigints, toJSON methods that throw
+  }
+}
+
+function shorten(text: string): string {
+  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+}
+
+/** The known name that `name` is most probably a misspelling of. */
+export function nearest(name: string, known: readonly string[]): string | undefined {
+  if (name.length > 60) return undefined;
+  let best: string | undefined;
+  let least = Math.max(1, Math.floor(name.length / 3)) + 1;
+  for (const candidate of known) {
+    const distance = editDistance(name.toLowerCase(), candidate.toLowerCase());
+    if (distance < least) {
+      best = candidate;
+      least = distance;
+    }
+  }
+  return best;
+}
+
+function editDistance(a: string, b: string): number {
+  let previous = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; ++i) {
+    const row = [i];
+    for (let j = 1; j <= b.length; ++j) {
+      const replaced = (previous[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      row.push(Math.min(replaced, (previous[j] ?? 0) + 1, (row[j - 1] ?? 0) + 1));
+    }
+    previous = row;
+  }
+  return previous[b.length] ?? 0;
+}
