@@ -1,0 +1,100 @@
+/** Asks a worker thread, one request at a time or many, and outlives it. */
+import { Worker } from 'node:worker_threads';
+import { AnchorError, codeOf } from './errors.js';
+import type { Reply, Request } from './tokenizer-worker.js';
+
+interface Pending {
+  resolve(value: unknown): void;
+  reject(error: Error): void;
+}
+
+/**
+ * A worker that starts with the first request and keeps the process alive only while an answer is
+ * due. When it dies, the requests that wait are rejected; the next one starts another worker.
+ */
+export class WorkerClient {
+  private worker: Worker | undefined;
+  private readonly pending = new Map<number, Pending>();
+  private numbers = 0;
+  private starts = 0;
+  private users = 0;
+
+  constructor(private readonly file: URL) {}
+
+  /** Number of the present worker, 0 for none. What an earlier one knew is lost. */
+  get generation(): number {
+    return this.worker ? this.starts : 0;
+  }
+
+  /** Someone will ask for a while: the worker stays. */
+  retain(): void {
+    this.users++;
+  }
+
+  /** Undoes a `retain`. After the last one the worker ends and its memory is free. */
+  release(): void {
+    this.users--;
+    this.rest();
+  }
+
+  ask<Value>(request: Request): Promise<Value> {
+    const worker = this.start();
+    const number = ++this.numbers;
+    return new Promise<Value>((resolve, reject) => {
+      this.pending.set(number, { resolve: resolve as (value: unknown) => void, reject });
+      worker.ref();
+      worker.postMessage({ number, ...request });
+    });
+  }
+
+  private rest(): void {
+    if (this.users > 0 || this.pending.size > 0) return;
+    void this.worker?.terminate();
+    this.worker = undefined;
+  }
+
+  private start(): Worker {
+    if (this.worker) return this.worker;
+    // Options of the process, such as loaders or --input-type, are not meant for our file.
+    const worker = new Worker(this.file, { name: 'anchorcoder tokenizer', execArgv: [] });
+    worker.unref();
+    worker.on('message', (reply: Reply) => this.settle(worker, reply));
+    worker.on('error', (error) => this.lose(worker, error));
+    worker.on('messageerror', (error) => this.lose(worker, error));
+    worker.on('exit', (code) => this.lose(worker, new Error(`it exited with code ${code}`)));
+    this.worker = worker;
+    this.starts++;
+    return worker;
+  }
+
+  private settle(worker: Worker, reply: Reply): void {
+    const pending = this.pending.get(reply.number);
+    if (worker !== this.worker || !pending) return;
+    this.pending.delete(reply.number);
+    if (this.pending.size === 0) worker.unref();
+    this.rest();
+    if ('value' in reply) {
+      pending.resolve(reply.value);
+      return;
+    }
+    const { code, message, stack } = reply.error;
+    // The worker's own stack says more than the one from here.
+    const cause = Object.assign(new Error(message), { stack });
+    pending.reject(new AnchorError(code, message, { cause }));
+  }
+
+  private lose(worker: Worker, cause: unknown): void {
+    if (worker !== this.worker) return;
+    this.worker = undefined;
+    void worker.terminate();
+    const memory = codeOf(cause) === 'ERR_WORKER_OUT_OF_MEMORY';
+    const error = new AnchorError(
+      memory ? 'ERR_OUT_OF_MEMORY' : 'ERR_ADDON',
+      `The tokenizer's worker thread failed: ${(cause as Error).message}`,
+      { cause },
+    );
+    const waiting = [...this.pending.values()];
+    this.pending.clear();
+    for (const pending of waiting) pending.reject(error);
+  }
+}

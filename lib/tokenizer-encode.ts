@@ -1,0 +1,247 @@
+/** Text to ids. Runs inside the tokenizer worker: everything here may take its time. */
+import * as library from '@huggingface/tokenizers';
+import { type MergeRuleError, Merger } from './tokenizer-bpe.js';
+import {
+  BLANK_MARK,
+  type ByteTable,
+  byteTable,
+  type NewlineIds,
+  newlineIds,
+  soleNewline,
+} from './tokenizer-bytes.js';
+import {
+  invalid,
+  isObject,
+  type Json,
+  type TokenizerFiles,
+  unsupported,
+} from './tokenizer-files.js';
+
+export interface EncodeSettings {
+  /** Text such as `<|endoftext|>` becomes the control token. */
+  parseSpecial: boolean;
+  /** The tokenizer's own first ids in front. */
+  addSpecial: boolean;
+  /** The text goes on from earlier text: no blank is put in front of it. */
+  continued: boolean;
+}
+
+export interface AnchorSettings extends EncodeSettings {
+  anchorId: number;
+  indent: 'none' | 'tab4';
+}
+
+// What we use of the library, whose own types need another module resolution.
+interface PieceModel {
+  (words: string[]): string[];
+  tokens_to_ids: ReadonlyMap<string, number>;
+}
+
+interface Instance {
+  model: PieceModel;
+  encode(text: string): { ids: (number | undefined)[] };
+}
+
+const Instance = library.Tokenizer as unknown as new (tokenizer: Json, config: Json) => Instance;
+
+// GPT-2's split, which the library has too, but with JavaScript's idea of what is blank.
+const GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+
+const cut = (Regex: string): Json => ({
+  type: 'Split',
+  pattern: { Regex },
+  behavior: 'Isolated',
+  invert: false,
+});
+
+const sequence = (pretokenizers: unknown[]): Json => ({ type: 'Sequence', pretokenizers });
+
+/** A normalizer that the library runs as Rust's does, without the blank in front if `continued`. */
+function normalizerFor(component: unknown, continued: boolean): Json | null {
+  if (!isObject(component)) return null;
+  switch (component.type) {
+    case 'Sequence': {
+      const inside = (component.normalizers ?? []) as unknown[];
+      const normalizers = inside.map((part) => normalizerFor(part, continued));
+      return { type: 'Sequence', normalizers: normalizers.filter((part) => part !== null) };
+    }
+    case 'Prepend':
+      return continued ? null : component;
+    case 'Replace':
+    case 'NFC':
+    case 'NFD':
+    case 'NFKC':
+    case 'NFKD':
+    case 'Lowercase':
+      return component;
+    default:
+      throw unsupported(
+        `tokenizer.json: the normalizer ${String(component.type)} is not supported`,
+      );
+  }
+}
+
+/** The same for a pre-tokenizer. */
+function preTokenizerFor(component: unknown, continued: boolean): Json | null {
+  if (!isObject(component)) return null;
+  switch (component.type) {
+    case 'Sequence': {
+      const inside = (component.pretokenizers ?? []) as unknown[];
+      return sequence(inside.map((part) => preTokenizerFor(part, continued)));
+    }
+    case 'ByteLevel': {
+      // A blank in front of whatever does not begin with one.
+      const whole = { Regex: ' ([\\s\\S]*)|([\\s\\S]+)' };
+      const blank = { type: 'Replace', pattern: whole, content: ' $1$2' };
+      return sequence([
+        ...(component.add_prefix_space === true && !continued ? [blank] : []),
+        ...(component.use_regex !== false ? [cut(GPT2)] : []),
+        { type: 'ByteLevel', add_prefix_space: false, use_regex: false },
+      ]);
+    }
+    case 'Digits':
+      return cut(component.individual_digits === true ? '\\p{N}' : '\\p{N}+');
+    case 'Metaspace': {
+      const old = component.add_prefix_space === false ? 'never' : 'always';
+      const prepend_scheme = continued ? 'never' : (component.prepend_scheme ?? old);
+      const marks = { ...component, str_rep: undefined, prepend_scheme };
+      return component.split === false ? marks : sequence([marks, cut(`(?=${BLANK_MARK})`)]);
+    }
+    case 'Split': {
+      const behavior = String(component.behavior).toLowerCase();
+      if (behavior === 'isolated') return { ...component, invert: false };
+      if (behavior === 'removed') return component;
+      throw unsupported(`tokenizer.json: a Split that is ${behavior} is not supported`);
+    }
+    default:
+      throw unsupported(
+        `tokenizer.json: the pre-tokenizer ${String(component.type)} is not supported`,
+      );
+  }
+}
+
+export class Encoder {
+  readonly table: ByteTable;
+  readonly newlines: NewlineIds;
+  private readonly soleNewline: number | undefined;
+  private readonly model: PieceModel;
+  private readonly instances = new Map<string, Instance>();
+
+  /** @throws `ERR_MODEL_INVALID`, `ERR_MODEL_UNSUPPORTED` */
+  constructor(
+    private readonly files: TokenizerFiles,
+    vocabSize: number,
+  ) {
+    const { model, added } = files;
+    this.table = byteTable(files, vocabSize);
+    this.newlines = newlineIds(this.table);
+    this.soleNewline = soleNewline(this.table, this.newlines);
+    const special = added.filter((token) => token.special);
+    const banned = new Set(special.map(({ content }) => content));
+    let merger: Merger;
+    try {
+      merger = new Merger({ ...model, banned });
+    } catch (error) {
+      throw invalid(`tokenizer.json: the merge ${(error as MergeRuleError).message}`, error);
+    }
+    this.model = Object.assign((words: string[]) => merger.encode(words), {
+      tokens_to_ids: model.vocabulary,
+    });
+    const whole = this.instance(true, false);
+    const torn = special.filter(({ content, id }) => {
+      const { ids } = whole.encode(content);
+      return ids.length !== 1 || ids[0] !== id;
+    });
+    if (torn.length > 0) {
+      const names = torn.map(({ content, id }) => `${JSON.stringify(content)} (${id})`);
+      throw invalid(`These tokens do not encode to their one id: ${names.join(', ')}`);
+    }
+  }
+
+  private instance(parseSpecial: boolean, continued: boolean): Instance {
+    const key = `${parseSpecial} ${continued}`;
+    const known = this.instances.get(key);
+    if (known) return known;
+    const { tokenizer, added } = this.files;
+    let made: Instance;
+    const description = {
+      added_tokens: added.filter((token) => parseSpecial || !token.special),
+      normalizer: normalizerFor(tokenizer.normalizer, continued),
+      pre_tokenizer: preTokenizerFor(tokenizer.pre_tokenizer, continued),
+      // Ours takes its place below.
+      model: { type: 'BPE', vocab: {}, merges: [] },
+      post_processor: null,
+      decoder: null,
+    };
+    try {
+      made = new Instance(description, {});
+    } catch (error) {
+      const { message } = error as Error;
+      throw unsupported(`tokenizer.json asks for what is not supported: ${message}`, error);
+    }
+    made.model = this.model;
+    this.instances.set(key, made);
+    return made;
+  }
+
+  private piece(text: string, parseSpecial: boolean, continued: boolean): number[] {
+    const { ids } = this.instance(parseSpecial, continued).encode(text);
+    if (!ids.includes(undefined)) return ids as number[];
+    throw invalid('A piece of the text has no id in the vocabulary');
+  }
+
+  encode(text: string, settings: EncodeSettings): Uint32Array<ArrayBuffer> {
+    const ids = this.piece(text, settings.parseSpecial, settings.continued);
+    return this.finish(ids, settings);
+  }
+
+  encodeWithAnchors(text: string, settings: AnchorSettings): Uint32Array<ArrayBuffer> {
+    const tabbed = settings.indent === 'tab4' ? text.replaceAll('    ', '\t') : text;
+    const ids = this.insertIntoWhole(tabbed, settings) ?? this.insertByLine(tabbed, settings);
+    return this.finish(ids, settings);
+  }
+
+  /** For vocabularies in which a newline is always the same id. */
+  private insertIntoWhole(text: string, settings: AnchorSettings): number[] | undefined {
+    const { anchorId, parseSpecial, continued } = settings;
+    if (this.soleNewline === undefined) return undefined;
+    const out: number[] = [];
+    let newlines = 0;
+    let owed = false;
+    for (const id of this.piece(text, parseSpecial, continued)) {
+      // The text may have brought the anchor itself.
+      if (owed && id !== anchorId) out.push(anchorId);
+      out.push(id);
+      owed = id === this.soleNewline;
+      if (owed) newlines++;
+    }
+    if (owed) out.push(anchorId);
+    // A normalizer may have taken or made newlines.
+    return newlines === text.split('\n').length - 1 ? out : undefined;
+  }
+
+  private insertByLine(text: string, settings: AnchorSettings): number[] {
+    const { anchorId, parseSpecial, continued } = settings;
+    const out: number[] = [];
+    let owed = false;
+    for (let start = 0; start < text.length; ) {
+      const newline = text.indexOf('\n', start);
+      const end = newline < 0 ? text.length : newline + 1;
+      const ids = this.piece(text.slice(start, end), parseSpecial, continued || start > 0);
+      if (owed && ids[0] !== anchorId) out.push(anchorId);
+      for (const id of ids) out.push(id);
+      owed = newline >= 0;
+      start = end;
+    }
+    if (owed) out.push(anchorId);
+    return out;
+  }
+
+  private finish(ids: number[], { addSpecial }: EncodeSettings): Uint32Array<ArrayBuffer> {
+    const first = addSpecial ? this.files.first : [];
+    const out = new Uint32Array(first.length + ids.length);
+    out.set(first);
+    out.set(ids, first.length);
+    return out;
+  }
+}

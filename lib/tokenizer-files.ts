@@ -1,0 +1,296 @@
+/** Reads a folder's tokenizer files and merges what they say about the tokens beside the text. */
+import { existsSync, readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { AnchorError } from './errors.js';
+
+/** A token outside the ordinary vocabulary. */
+export interface AddedToken {
+  id: number;
+  content: string;
+  /** Control token: no part of the text. */
+  special: boolean;
+  lstrip: boolean;
+  rstrip: boolean;
+  normalized: boolean;
+}
+
+export type Json = Record<string, unknown>;
+
+export interface TokenizerFiles {
+  /** tokenizer.json as it stands; `model` has been checked. */
+  tokenizer: Json;
+  model: BpeModel;
+  added: AddedToken[];
+  /** Ids that the tokenizer puts in front of a text. */
+  first: number[];
+}
+
+/** `model` of tokenizer.json. */
+export interface BpeModel {
+  vocabulary: Map<string, number>;
+  merges: [string, string][];
+  unknown: string | undefined;
+  fuseUnknown: boolean;
+  byteFallback: boolean;
+  ignoreMerges: boolean;
+}
+
+const ANCHOR = '<ANCHOR>';
+
+/** Files that hold a vocabulary in a form that this package does not read. */
+export const OTHER_VOCABULARIES = [
+  'tokenizer.model',
+  'spiece.model',
+  'tekken.json',
+  'vocab.json',
+  'vocab.txt',
+  'merges.txt',
+] as const;
+
+export function invalid(message: string, cause?: unknown): AnchorError {
+  return new AnchorError('ERR_MODEL_INVALID', message, { cause });
+}
+
+export function unsupported(message: string, cause?: unknown): AnchorError {
+  return new AnchorError('ERR_MODEL_UNSUPPORTED', message, { cause });
+}
+
+export function isObject(value: unknown): value is Json {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function readJson(path: string): Json | undefined {
+  if (!existsSync(path)) return undefined;
+  let value: unknown;
+  try {
+    value = JSON.parse(readFileSync(path, 'utf8'));
+  } catch (error) {
+    throw invalid(`${path} cannot be read: ${(error as Error).message}`, error);
+  }
+  if (!isObject(value)) throw invalid(`${path} does not hold an object`);
+  return value;
+}
+
+/** Text of a token that is written as a string or as an object. */
+function contentOf(value: unknown): string | undefined {
+  if (typeof value === 'string') return value;
+  return isObject(value) && typeof value.content === 'string' ? value.content : undefined;
+}
+
+/** Tokens that a configuration names by role, such as `bos_token`. */
+function namedTokens(config: Json): string[] {
+  const named: unknown[] = [];
+  for (const [key, value] of Object.entries(config)) {
+    if (/^(bos|eos|unk|sep|pad|cls|mask)_token$/.test(key)) named.push(value);
+    // transformers 5 spells it extra_special_tokens, and lists may be objects by name.
+    if (!/^(additional|extra)_special_tokens$/.test(key)) continue;
+    if (Array.isArray(value)) named.push(...value);
+    else if (isObject(value)) named.push(...Object.values(value));
+  }
+  return named.map(contentOf).filter((content) => content !== undefined);
+}
+
+function checkId(id: unknown, content: string, source: string): number {
+  if (typeof id === 'number' && Number.isInteger(id) && id >= 0) return id;
+  throw invalid(`${source}: the id of ${JSON.stringify(content)} is ${JSON.stringify(id)}`);
+}
+
+function readModel(tokenizer: Json, path: string): BpeModel {
+  const { model } = tokenizer;
+  if (!isObject(model)) throw invalid(`${path} has no model`);
+  const type = model.type ?? (model.merges ? 'BPE' : undefined);
+  if (type !== 'BPE') {
+    throw unsupported(`${path}: a ${String(type)} model; only byte-pair encoding (BPE) is read`);
+  }
+  for (const key of ['continuing_subword_prefix', 'end_of_word_suffix']) {
+    if (model[key]) throw unsupported(`${path}: ${key} ${JSON.stringify(model[key])} is not read`);
+  }
+  if (!isObject(model.vocab) || !Array.isArray(model.merges)) {
+    throw invalid(`${path}: the model lacks its vocabulary or its merges`);
+  }
+  const vocabulary = new Map<string, number>();
+  for (const [piece, id] of Object.entries(model.vocab)) {
+    vocabulary.set(piece, checkId(id, piece, path));
+  }
+  const merges = model.merges.map((pair: unknown) => {
+    const parts = typeof pair === 'string' ? pair.split(' ') : pair;
+    if (Array.isArray(parts) && parts.length === 2) {
+      const [left, right] = parts as unknown[];
+      if (typeof left === 'string' && typeof right === 'string') {
+        return [left, right] as [string, string];
+      }
+    }
+    throw invalid(`${path}: ${JSON.stringify(pair)} is no pair to merge`);
+  });
+  return {
+    vocabulary,
+    merges,
+    unknown: contentOf(model.unk_token),
+    fuseUnknown: model.fuse_unk === true,
+    byteFallback: model.byte_fallback === true,
+    ignoreMerges: model.ignore_merges === true,
+  };
+}
+
+/** The tokens of all sources by text, and who gave which id. */
+class Merged {
+  readonly tokens = new Map<string, AddedToken>();
+  private readonly sources = new Map<string, string>();
+
+  constructor(private readonly vocabulary: Map<string, number>) {}
+
+  add(content: string, id: unknown, source: string, flags: Json): void {
+    const number = checkId(id, content, source);
+    const quoted = JSON.stringify(content);
+    if (content === '') throw invalid(`${source}: token ${number} is empty`);
+    if (flags.single_word === true) {
+      throw unsupported(`${source}: ${quoted} may only stand as a word of its own (single_word)`);
+    }
+    const known = this.tokens.get(content);
+    const before = known?.id ?? this.vocabulary.get(content);
+    if (before !== undefined && before !== number) {
+      const where = this.sources.get(content) ?? 'the vocabulary of tokenizer.json';
+      throw invalid(`${quoted} is ${before} in ${where} and ${number} in ${source}`);
+    }
+    if (known) {
+      known.special ||= flags.special === true;
+      return;
+    }
+    this.sources.set(content, source);
+    const special = flags.special === true;
+    this.tokens.set(content, {
+      id: number,
+      content,
+      special,
+      lstrip: flags.lstrip === true,
+      rstrip: flags.rstrip === true,
+      normalized: typeof flags.normalized === 'boolean' ? flags.normalized : !special,
+    });
+  }
+
+  /** Marks a token that a file names without an id; one that has none anywhere does not exist. */
+  markSpecial(content: string): void {
+    const id = this.vocabulary.get(content);
+    const token = this.tokens.get(content);
+    if (token) token.special = true;
+    else if (id !== undefined) this.add(content, id, 'the vocabulary', { special: true });
+  }
+}
+
+function mergeAdded(folder: string, files: Record<string, Json | undefined>, model: BpeModel) {
+  const merged = new Merged(model.vocabulary);
+  const inside = (name: string) => join(folder, name);
+  const listed = files['tokenizer.json']?.added_tokens ?? [];
+  if (!Array.isArray(listed)) throw invalid(`${inside('tokenizer.json')}: added_tokens is no list`);
+  for (const token of listed as unknown[]) {
+    const content = contentOf(token);
+    if (!isObject(token) || content === undefined) {
+      throw invalid(`${inside('tokenizer.json')}: an added token has no content`);
+    }
+    merged.add(content, token.id, 'tokenizer.json', token);
+  }
+  const config = files['tokenizer_config.json'] ?? {};
+  if (isObject(config.added_tokens_decoder)) {
+    for (const [id, token] of Object.entries(config.added_tokens_decoder)) {
+      const content = contentOf(token);
+      if (content === undefined) {
+        throw invalid(`${inside('tokenizer_config.json')}: token ${id} has no content`);
+      }
+      merged.add(content, Number(id), 'tokenizer_config.json', isObject(token) ? token : {});
+    }
+  }
+  for (const [content, id] of Object.entries(files['added_tokens.json'] ?? {})) {
+    merged.add(content, id, 'added_tokens.json', {});
+  }
+  for (const file of [config, files['special_tokens_map.json'] ?? {}]) {
+    for (const content of namedTokens(file)) merged.markSpecial(content);
+  }
+  // Named nowhere but in added_tokens.json it would count as text, which an anchor never is.
+  merged.markSpecial(ANCHOR);
+  return [...merged.tokens.values()].sort((a, b) => a.id - b.id);
+}
+
+function checkIds(folder: string, model: BpeModel, added: AddedToken[], vocabSize: number): void {
+  const owners = new Map<number, string>();
+  const all: Iterable<[string, number]>[] = [
+    model.vocabulary,
+    added.map((token) => [token.content, token.id]),
+  ];
+  const outside: string[] = [];
+  for (const [content, id] of all.flatMap((entries) => [...entries])) {
+    const owner = owners.get(id);
+    if (owner !== undefined && owner !== content) {
+      const both = `${JSON.stringify(owner)} and ${JSON.stringify(content)}`;
+      throw invalid(`The tokenizer in ${folder} gives id ${id} to ${both}`);
+    }
+    owners.set(id, content);
+    if (id >= vocabSize) outside.push(`${JSON.stringify(content)} (${id})`);
+  }
+  if (outside.length === 0) return;
+  const shown = [...new Set(outside)];
+  const rest = shown.length > 5 ? ` and ${shown.length - 5} more` : '';
+  throw invalid(
+    `The tokenizer in ${folder} has ids outside the model's vocabulary of ${vocabSize}: ` +
+      `${shown.slice(0, 5).join(', ')}${rest}`,
+  );
+}
+
+/** Ids that a post-processor of tokenizer.json puts in front of a text. */
+function processorFirst(processor: unknown, idOf: (content: string) => number): number[] {
+  if (!isObject(processor)) return [];
+  switch (processor.type) {
+    case 'Sequence': {
+      const parts = Array.isArray(processor.processors) ? processor.processors : [];
+      return parts.flatMap((part) => processorFirst(part, idOf));
+    }
+    case 'TemplateProcessing': {
+      const items = Array.isArray(processor.single) ? (processor.single as unknown[]) : [];
+      const end = items.findIndex((item) => isObject(item) && 'Sequence' in item);
+      return items.slice(0, Math.max(end, 0)).map((item) => {
+        const token = isObject(item) ? item.SpecialToken : undefined;
+        return idOf(String(isObject(token) ? token.id : token));
+      });
+    }
+    case 'BertProcessing':
+    case 'RobertaProcessing':
+      return Array.isArray(processor.cls) ? [idOf(String(processor.cls[0]))] : [];
+    default:
+      return [];
+  }
+}
+
+function firstIds(files: Record<string, Json | undefined>, ids: Map<string, number>): number[] {
+  const idOf = (content: string) => {
+    const id = ids.get(content);
+    if (id !== undefined) return id;
+    throw invalid(`${JSON.stringify(content)} stands in front of every text but has no id`);
+  };
+  const first = processorFirst(files['tokenizer.json']?.post_processor, idOf);
+  if (first.length > 0) return first;
+  const config = files['tokenizer_config.json'] ?? {};
+  const bos = contentOf(config.bos_token ?? files['special_tokens_map.json']?.bos_token);
+  const llama = /^(Code)?Llama ?Tokenizer(Fast)?$/.test(String(config.tokenizer_class));
+  const adds = config.add_bos_token ?? llama;
+  return adds === true && bos !== undefined ? [idOf(bos)] : [];
+}
+
+/**
+ * Reads `tokenizer.json` and the files beside it. Blocks: for the worker only.
+ * @throws `ERR_MODEL_INVALID`, `ERR_MODEL_UNSUPPORTED`
+ */
+export function readTokenizerFiles(folder: string, vocabSize: number): TokenizerFiles {
+  const names = ['tokenizer.json', 'tokenizer_config.json', 'added_tokens.json'];
+  const paths = [...names, 'special_tokens_map.json'].map((name) => join(folder, name));
+  const files: Record<string, Json | undefined> = {};
+  for (const path of paths) files[basename(path)] = readJson(path);
+  const tokenizer = files['tokenizer.json'];
+  if (!tokenizer) throw unsupported(`${folder} has no tokenizer.json`);
+  const model = readModel(tokenizer, join(folder, 'tokenizer.json'));
+  const added = mergeAdded(folder, files, model);
+  checkIds(folder, model, added, vocabSize);
+  const ids = new Map([
+    ...model.vocabulary,
+    ...added.map(({ content, id }) => [content, id] as const),
+  ]);
+  return { tokenizer, model, added, first: firstIds(files, ids) };
+}

@@ -1,0 +1,80 @@
+/** The worker thread behind `lib/tokenizer.ts`: reads tokenizers, encodes texts. */
+import { parentPort } from 'node:worker_threads';
+import type { ErrorCode } from '../types/api.js';
+import { AnchorError, codeOf } from './errors.js';
+import { type ByteTable, type NewlineIds, stripsFirstBlank } from './tokenizer-bytes.js';
+import { type AnchorSettings, Encoder, type EncodeSettings } from './tokenizer-encode.js';
+import { readTokenizerFiles } from './tokenizer-files.js';
+
+/** What the worker is asked. `tokenizer` is the caller's number for an opened folder. */
+export type Request =
+  | { kind: 'open'; tokenizer: number; folder: string; vocabSize: number }
+  | { kind: 'encode'; tokenizer: number; text: string; settings: EncodeSettings }
+  | { kind: 'anchors'; tokenizer: number; text: string; settings: AnchorSettings }
+  | { kind: 'close'; tokenizer: number };
+
+/** What opening gives back, so that streaming needs no worker. */
+export interface Opened {
+  table: ByteTable;
+  newlines: NewlineIds;
+  /** Tokens beside the vocabulary. */
+  added: [content: string, id: number][];
+  stripsFirstBlank: boolean;
+}
+
+/** An answer to the request with the same number. */
+export type Reply =
+  | { number: number; value: unknown }
+  | { number: number; error: { code: ErrorCode; message: string; stack: string | undefined } };
+
+const encoders = new Map<number, Encoder>();
+
+function encoderOf(tokenizer: number): Encoder {
+  const encoder = encoders.get(tokenizer);
+  if (encoder) return encoder;
+  throw new AnchorError('ERR_DISPOSED', 'The tokenizer has been disposed');
+}
+
+function open({ tokenizer, folder, vocabSize }: Request & { kind: 'open' }) {
+  const files = readTokenizerFiles(folder, vocabSize);
+  const encoder = new Encoder(files, vocabSize);
+  encoders.set(tokenizer, encoder);
+  const { table, newlines } = encoder;
+  const value: Opened = {
+    table,
+    newlines,
+    added: files.added.map(({ content, id }) => [content, id]),
+    stripsFirstBlank: stripsFirstBlank(files.tokenizer),
+  };
+  // The worker has no use for the table itself.
+  return { value, moved: [table.bytes.buffer, table.offsets.buffer, table.control.buffer] };
+}
+
+function answer(request: Request): { value: unknown; moved: ArrayBuffer[] } {
+  switch (request.kind) {
+    case 'open':
+      return open(request);
+    case 'encode': {
+      const value = encoderOf(request.tokenizer).encode(request.text, request.settings);
+      return { value, moved: [value.buffer] };
+    }
+    case 'anchors': {
+      const value = encoderOf(request.tokenizer).encodeWithAnchors(request.text, request.settings);
+      return { value, moved: [value.buffer] };
+    }
+    case 'close':
+      encoders.delete(request.tokenizer);
+      return { value: undefined, moved: [] };
+  }
+}
+
+parentPort?.on('message', ({ number, ...request }: Request & { number: number }) => {
+  try {
+    const { value, moved } = answer(request as Request);
+    parentPort?.postMessage({ number, value } satisfies Reply, moved);
+  } catch (error) {
+    const { name, message, stack } = error as Error;
+    const code = name === 'AnchorError' ? (codeOf(error) as ErrorCode) : 'ERR_MODEL_INVALID';
+    parentPort?.postMessage({ number, error: { code, message, stack } } satisfies Reply);
+  }
+});

@@ -1,0 +1,174 @@
+// The worker thread: shared, silent at exit, replaced after a crash, one for each environment.
+import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
+import { Worker } from 'node:worker_threads';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { openTokenizer, type Tokenizer } from '../../dist/lib/tokenizer.js';
+import { WorkerClient } from '../../dist/lib/tokenizer-client.js';
+
+const shipped = fileURLToPath(new URL('../../models/anchor-code-23m', import.meta.url));
+const built = new URL('../../dist/lib/', import.meta.url);
+const run = promisify(execFile);
+
+let scratch: string;
+beforeAll(() => {
+  scratch = mkdtempSync(join(tmpdir(), 'tokenizer-worker-'));
+});
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+function file(name: string, text: string): string {
+  const path = join(scratch, name);
+  writeFileSync(path, text);
+  return path;
+}
+
+async function opened(client?: WorkerClient): Promise<Tokenizer> {
+  const tokenizer = await openTokenizer(shipped, 8192, client);
+  if (!tokenizer) throw new Error('no tokenizer');
+  return tokenizer;
+}
+
+const header = `
+  import { openTokenizer } from '${new URL('tokenizer.js', built).href}';
+  const tokenizer = await openTokenizer(${JSON.stringify(shipped)}, 8192);
+`;
+
+describe('a process', () => {
+  async function output(text: string, ...options: string[]): Promise<string> {
+    const start = performance.now();
+    const path = file('script.mjs', text);
+    const { stdout, stderr } = await run(process.execPath, [...options, path], { timeout: 30_000 });
+    expect(stderr).toBe('');
+    expect(performance.now() - start).toBeLessThan(20_000);
+    return stdout.trim();
+  }
+
+  test('ends by itself with an open tokenizer', async () => {
+    const text = `${header} console.log([...(await tokenizer.encode('a\\n'))].join());`;
+    expect(await output(text)).toBe('0,68,202');
+  });
+
+  test('stays until an answer that is due', async () => {
+    const text = `${header} tokenizer.encode('a'.repeat(200000)).then((x) => console.log(x.length));`;
+    expect(Number(await output(text))).toBeGreaterThan(1000);
+  });
+
+  test('ends after disposing, and disposing twice is fine', async () => {
+    const text = `${header}
+      const answer = tokenizer.encode('a\\n');
+      tokenizer.dispose();
+      tokenizer.dispose();
+      console.log([...(await answer)].join());
+      await tokenizer.encode('a').catch((error) => console.log(error.code));
+      const again = await openTokenizer(${JSON.stringify(shipped)}, 8192);
+      console.log((await again.encode('a')).length);
+    `;
+    expect(await output(text)).toBe('0,68,202\nERR_DISPOSED\n2');
+  });
+
+  test('may have options of its own', async () => {
+    const hook = file('hook.mjs', 'globalThis.hooked = true;');
+    const text = `${header} console.log((await tokenizer.encode('a')).length);`;
+    expect(await output(text, '--import', pathToFileURL(hook).href)).toBe('2');
+  });
+
+  test('has idle ticks while a long text is encoded', async () => {
+    const text = `${header}
+      let ticks = 0;
+      const timer = setInterval(() => ticks++, 1);
+      const { length } = await tokenizer.encode('x = 1\\n'.repeat(100000));
+      clearInterval(timer);
+      console.log(length > 100000 && ticks > 20);
+    `;
+    expect(await output(text)).toBe('true');
+  });
+});
+
+test('every environment has a worker of its own', async () => {
+  const path = file(
+    'user.mjs',
+    `import { parentPort } from 'node:worker_threads'; ${header}
+     parentPort.postMessage([...(await tokenizer.encode('a\\n'))].join());`,
+  );
+  const workers = [1, 2, 3].map(() => new Worker(path));
+  const answers = workers.map((worker) => {
+    return new Promise((resolve, reject) => worker.on('message', resolve).on('error', reject));
+  });
+  const exits = workers.map((worker) => new Promise((resolve) => worker.on('exit', resolve)));
+  expect(await Promise.all(answers)).toEqual(['0,68,202', '0,68,202', '0,68,202']);
+  expect(await Promise.all(exits)).toEqual([0, 0, 0]);
+});
+
+test('many requests at once are answered each by itself', async () => {
+  const tokenizers = await Promise.all([opened(), opened()]);
+  const texts = Array.from({ length: 200 }, (_, i) => `line ${i}\n`.repeat(1 + (i % 7)));
+  const answers = await Promise.all(texts.map((text, i) => tokenizers[i % 2]?.encode(text)));
+  answers.forEach((ids, i) => {
+    expect(tokenizers[0]?.decode(ids ?? [])).toBe(texts[i]);
+  });
+  for (const tokenizer of tokenizers) tokenizer.dispose();
+});
+
+describe('a worker that dies', () => {
+  // The real worker behind a door that words in the text can slam.
+  function fragile(): WorkerClient {
+    const door = file(
+      'door.mjs',
+      `import { parentPort } from 'node:worker_threads';
+       parentPort.on('message', ({ text }) => {
+         if (text === 'exit') process.exit(3);
+         if (text === 'later') setTimeout(() => { throw new Error('on purpose'); }, 50);
+         if (text !== 'memory') return;
+         // An error here does not keep the real one from its answer.
+         parentPort.postMessage = () => {};
+         throw Object.assign(new Error('full'), { code: 'ERR_WORKER_OUT_OF_MEMORY' });
+       });`,
+    );
+    // Imported first, so that it hears every message first.
+    const path = file(
+      'fragile.mjs',
+      `import '${pathToFileURL(door).href}';
+       import '${new URL('tokenizer-worker.js', built).href}';`,
+    );
+    return new WorkerClient(pathToFileURL(path));
+  }
+
+  test.each([
+    ['exit', 'ERR_ADDON', 'exited with code 3'],
+    ['memory', 'ERR_OUT_OF_MEMORY', 'full'],
+  ])('by %s fails what waits, and is replaced', async (word, code, message) => {
+    const client = fragile();
+    const [tokenizer, other] = [await opened(client), await opened(client)];
+    const error = { name: 'AnchorError', code, message: expect.stringContaining(message) };
+    const waiting = [tokenizer.encode(word), other.encode(word)];
+    for (const outcome of await Promise.allSettled(waiting)) {
+      expect(outcome).toMatchObject({ status: 'rejected', reason: error });
+    }
+    const again = await Promise.all([other.encode('a\n'), tokenizer.encode('a\n')]);
+    expect(again.map((ids) => Array.from(ids))).toEqual([
+      [0, 68, 202],
+      [0, 68, 202],
+    ]);
+    tokenizer.dispose();
+    other.dispose();
+  });
+
+  test('while nothing waits is replaced as well', async () => {
+    const client = fragile();
+    const tokenizer = await opened(client);
+    await tokenizer.encode('later');
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    expect(client.generation).toBe(0);
+    expect(Array.from(await tokenizer.encode('a\n'))).toEqual([0, 68, 202]);
+    tokenizer.dispose();
+  });
+
+  test('with its file missing says so', async () => {
+    const client = new WorkerClient(pathToFileURL(join(scratch, 'none.mjs')));
+    await expect(opened(client)).rejects.toMatchObject({ name: 'AnchorError', code: 'ERR_ADDON' });
+  });
+});
