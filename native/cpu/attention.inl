@@ -15,25 +15,22 @@ void storeRow(DType storage, const float* key, const float* value, int32_t headD
 namespace attention {
 
 inline constexpr bool kManyRegisters = ISA >= 2;  // 32 instead of 16
-inline constexpr int32_t kUnitKeys = 2 * kLanes;  // keys that are scored together at least
-inline constexpr int32_t kLeastColumns =
-    kManyRegisters ? 1 : 2;  // vectors; a row has n * 16 floats
 inline constexpr int32_t kTileRows = kManyRegisters ? 12 : 6;
+// The fewest vectors of a step; values come in multiples of 16 floats, keys of 32.
+inline constexpr int32_t kLeastVectors = kManyRegisters ? 1 : 2;
+inline constexpr int32_t kLeastKeys = kLeastVectors * kLanes;
 
-// Accumulators for R rows: enough of them to hide the latency, few enough for the registers.
-constexpr int32_t unitsFor(int32_t rows) {
-  if (kManyRegisters) return rows <= 2 ? 4 : rows <= 4 ? 2 : 1;
-  return rows == 1 ? 4 : rows == 2 ? 2 : 1;
-}
-constexpr int32_t columnsFor(int32_t rows) {
+// Vectors of keys, or of dimensions, per step of R rows: enough accumulators to hide the latency,
+// few enough for the registers.
+constexpr int32_t vectorsFor(int32_t rows) {
   if (kManyRegisters) return rows <= 2 ? 8 : rows <= 4 ? 4 : 2;
   return rows == 1 ? 8 : rows == 2 ? 4 : 2;
 }
 
 // Kernels exist for these numbers of rows; others work on rows of zeros too.
 constexpr int32_t paddedRows(int32_t rows) {
-  if (rows <= 2) return rows;
-  if (rows <= 4) return 4;
+  if (rows <= 4) return rows;
+  if (rows <= 6) return 6;
   return kManyRegisters && rows <= 8 ? 8 : kTileRows;
 }
 
@@ -75,44 +72,43 @@ void pack(const float* const* rows, int32_t count, int32_t headDim, float scale,
   }
 }
 
-// Scores of R rows with U units of keys from `key` on.
-template <DType T, int32_t R, int32_t U>
-inline void scoreUnits(const AttentionTile& tile, int32_t key) {
-  constexpr int32_t vectors = 2 * U;
-  const char* units[U];
+// Scores of R rows with C vectors of keys from `key` on. Two neighbours share a block.
+template <DType T, int32_t R, int32_t C>
+inline void scoreVectors(const AttentionTile& tile, int32_t key) {
+  const char* keysOf[C];
 #pragma GCC unroll 16
-  for (int32_t u = 0; u < U; ++u) {
-    const int32_t first = key + u * kUnitKeys;
-    units[u] = blockOf(tile, first) + static_cast<size_t>(first % kBlockRows) * dtypeBytes(T);
+  for (int32_t c = 0; c < C; c += 2) {
+    const int32_t first = key + c * kLanes;
+    keysOf[c] = blockOf(tile, first) + static_cast<size_t>(first % kBlockRows) * dtypeBytes(T);
   }
-  Floats sums[R][vectors] = {};
+  Floats sums[R][C] = {};
   const float* query = tile.query;
   for (int32_t d = 0; d < tile.headDim; ++d, query += R) {
-    Floats keys[vectors];
+    Floats keys[C];
 #pragma GCC unroll 16
-    for (int32_t c = 0; c < vectors; ++c) {
-      keys[c] = loadStored<T>(units[c / 2], d * kBlockRows + c % 2 * kLanes);
+    for (int32_t c = 0; c < C; ++c) {
+      keys[c] = loadStored<T>(keysOf[c / 2 * 2], d * kBlockRows + c % 2 * kLanes);
     }
 #pragma GCC unroll 16
     for (int32_t r = 0; r < R; ++r) {
       const Floats q = broadcast(query[r]);
 #pragma GCC unroll 16
-      for (int32_t c = 0; c < vectors; ++c) sums[r][c] = multiplyAdd(q, keys[c], sums[r][c]);
+      for (int32_t c = 0; c < C; ++c) sums[r][c] = multiplyAdd(q, keys[c], sums[r][c]);
     }
   }
 #pragma GCC unroll 16
   for (int32_t r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-    for (int32_t c = 0; c < vectors; ++c) {
+    for (int32_t c = 0; c < C; ++c) {
       store(tile.scores + r * kScoreStride + key + c * kLanes, sums[r][c]);
     }
   }
 }
 
-template <DType T, int32_t R, int32_t U>
+template <DType T, int32_t R, int32_t C>
 inline void scoreKeys(const AttentionTile& tile, int32_t key, int32_t end) {
-  for (; key + U * kUnitKeys <= end; key += U * kUnitKeys) scoreUnits<T, R, U>(tile, key);
-  if constexpr (U > 1) scoreKeys<T, R, U / 2>(tile, key, end);
+  for (; key + C * kLanes <= end; key += C * kLanes) scoreVectors<T, R, C>(tile, key);
+  if constexpr (C > kLeastVectors) scoreKeys<T, R, C / 2>(tile, key, end);
 }
 
 // Weighted values of R rows in C vectors of dimensions from `column` on.
@@ -151,7 +147,7 @@ inline void sumValues(const AttentionTile& tile, int32_t stride, int32_t column)
   for (; column + C * kLanes <= stride; column += C * kLanes) {
     sumColumns<T, R, C>(tile, stride, column);
   }
-  if constexpr (C > kLeastColumns) sumValues<T, R, C / 2>(tile, stride, column);
+  if constexpr (C > kLeastVectors) sumValues<T, R, C / 2>(tile, stride, column);
 }
 
 // Multiplies a row of scores or weights by the scales of its keys (0) or values (1).
@@ -166,6 +162,25 @@ inline void applyScales(const AttentionTile& tile, int32_t part, RowRange keys, 
 
 inline void fill(float* row, int32_t from, int32_t to, float value) {
   for (int32_t i = from; i < to; ++i) row[i] = value;
+}
+
+// e^x of x <= 0, as `exponential` but without what large x need. 0 where that is no normal number.
+inline Floats weightOf(Floats x) {
+  const Floats lowest = broadcast(-87.33654f);
+  const Floats inside = x < lowest ? lowest : x;  // a NaN stays
+  // Adding 1.5 * 2^23 rounds to an integer, whose bits are then the lowest of the sum.
+  const Floats shifted = multiplyAdd(inside, broadcast(1.44269504f), broadcast(12582912.0f));
+  const Floats n = shifted - 12582912.0f;
+  Floats r = multiplyAdd(n, broadcast(-0.693359375f), inside);  // ln 2 in two parts
+  r = multiplyAdd(n, broadcast(2.12194440e-4f), r);
+  Floats p = broadcast(0.0013814596459269524f);
+  p = multiplyAdd(p, r, broadcast(0.0083687175065279f));
+  p = multiplyAdd(p, r, broadcast(0.04166838899254799f));
+  p = multiplyAdd(p, r, broadcast(0.1666652113199234f));
+  p = multiplyAdd(p, r, broadcast(0.4999999403953552f));
+  p = multiplyAdd(p * r, r, r) + 1.0f;
+  const Floats scaled = p * (Floats)(((Ints)shifted << 23) + 0x3f800000);
+  return x < lowest ? Floats{} : scaled;
 }
 
 // Turns the scores of one row into weights; `keys` are those that have been scored.
@@ -191,7 +206,7 @@ inline void softmaxRow(const AttentionTile& tile, RowRange range, RowRange keys,
   *maximum = largestLane(largest);
   Floats total = {};  // lane i: the keys i, i + kLanes, ... of the group
   for (int32_t key = keys.lo; key < keys.hi; key += kLanes) {
-    const Floats weight = exponential(load(row + key) - *maximum);
+    const Floats weight = weightOf(load(row + key) - *maximum);
     store(row + key, weight);
     total += weight;
   }
@@ -200,16 +215,21 @@ inline void softmaxRow(const AttentionTile& tile, RowRange range, RowRange keys,
 
 template <DType T, int32_t R>
 void partialOf(const AttentionTile& tile) {
-  const RowRange keys = {tile.span.lo / kUnitKeys * kUnitKeys,
-                         (tile.span.hi + kUnitKeys - 1) / kUnitKeys * kUnitKeys};
-  scoreKeys<T, R, unitsFor(R)>(tile, keys.lo, keys.hi);
+  const RowRange keys = {tile.span.lo / kLeastKeys * kLeastKeys,
+                         (tile.span.hi + kLeastKeys - 1) / kLeastKeys * kLeastKeys};
+  int32_t key = keys.lo;
+  if (key % (2 * kLanes) != 0) {  // steps of several vectors start with a pair
+    scoreVectors<T, R, 1>(tile, key);
+    key += kLanes;
+  }
+  scoreKeys<T, R, vectorsFor(R)>(tile, key, keys.hi);
   for (int32_t r = 0; r < tile.rows; ++r) {
     float* row = tile.scores + r * kScoreStride;
     if (T == DType::i8) applyScales(tile, 0, keys, row);
     softmaxRow(tile, tile.ranges[r], keys, row, tile.result.maxima + r, tile.result.sums + r);
     if (T == DType::i8) applyScales(tile, 1, keys, row);
   }
-  sumValues<T, R, columnsFor(R)>(tile, valueStride(tile.headDim), 0);
+  sumValues<T, R, vectorsFor(R)>(tile, valueStride(tile.headDim), 0);
 }
 
 template <DType T>
@@ -219,8 +239,12 @@ void partialAs(const AttentionTile& tile) {
       return partialOf<T, 1>(tile);
     case 2:
       return partialOf<T, 2>(tile);
+    case 3:
+      return partialOf<T, 3>(tile);
     case 4:
       return partialOf<T, 4>(tile);
+    case 6:
+      return partialOf<T, 6>(tile);
     case 8:
       if constexpr (kManyRegisters) return partialOf<T, 8>(tile);
       [[fallthrough]];
@@ -266,10 +290,10 @@ void merge(const Partial& from, int32_t count, int32_t stride, const Partial& in
 
 void finish(const float* values, float sum, int32_t headDim, float* output) {
   if (sum == 0.0f) return fill(output, 0, headDim, 0.0f);
-  const Floats divisor = broadcast(sum);
+  const float inverse = 1.0f / sum;
   int32_t d = 0;
-  for (; d + kLanes <= headDim; d += kLanes) store(output + d, load(values + d) / divisor);
-  if (d < headDim) storePart(output + d, load(values + d) / divisor, headDim - d);
+  for (; d + kLanes <= headDim; d += kLanes) store(output + d, load(values + d) * inverse);
+  if (d < headDim) storePart(output + d, load(values + d) * inverse, headDim - d);
 }
 
 }  // namespace attention
