@@ -19,7 +19,11 @@ function folderOf(path) {
 function mayInclude(folder, target) {
   if (folderOf(target) === folder) return true;
   if (folder === 'native/core') return false;
-  if (folder === 'native/napi') return folderOf(target) === 'native/core';
+  // napi puts the program together, so it names the device that is built in.
+  const builtIn = ['native/cpu/cpu.h', 'native/cpu/threads.h'];
+  if (folder === 'native/napi') {
+    return folderOf(target) === 'native/core' || builtIn.includes(target);
+  }
   return shared.has(target);
 }
 

@@ -13,7 +13,24 @@
 namespace anchorcoder {
 
 // kBlockRows rows of all KV heads of one layer: one allocation, one block for every head.
-using BlockColumn = std::shared_ptr<DeviceBuffer>;
+class BlockMemory {
+ public:
+  BlockMemory(const std::shared_ptr<DeviceContext>& context, size_t bytes)
+      : buffer_(context, bytes, "the cache"), context_(context.get()) {
+    context_->cacheBytes += bytes;
+  }
+  ~BlockMemory() { context_->cacheBytes -= buffer_.bytes(); }
+  BlockMemory(const BlockMemory&) = delete;
+  BlockMemory& operator=(const BlockMemory&) = delete;
+
+  void* get() const { return buffer_.get(); }
+
+ private:
+  DeviceBuffer buffer_;  // keeps the context alive
+  DeviceContext* context_;
+};
+
+using BlockColumn = std::shared_ptr<BlockMemory>;
 
 struct CacheShape {
   int32_t layers = 0;
@@ -21,9 +38,7 @@ struct CacheShape {
   int32_t headDim = 0;
   DType storage = DType::f32;
 
-  size_t columnBytes() const {
-    return blockBytes(storage, headDim) * static_cast<size_t>(kvHeads);
-  }
+  size_t columnBytes() const { return blockBytes(storage, headDim) * static_cast<size_t>(kvHeads); }
   // One row of one layer: a key and a value for every KV head, scales included.
   size_t rowBytes() const {
     const size_t scales = storage == DType::i8 ? 2 * sizeof(float) : 0;
@@ -62,6 +77,7 @@ class SequenceCache {
 
   // A copy that shares all blocks.
   SequenceCache(const SequenceCache&) = default;
+  SequenceCache& operator=(const SequenceCache&) = default;
   SequenceCache(SequenceCache&&) = default;
 
   const CacheShape& shape() const { return shape_; }

@@ -35,10 +35,10 @@ void DeviceContext::account(uint64_t bytes, const char* what) {
   const uint64_t before = held_.fetch_add(bytes);
   if (maxBytes_ != 0 && before + bytes > maxBytes_) {
     held_ -= bytes;
-    throw Error(ErrorCode::outOfMemory,
-                std::string("Expected ") + what + " to fit maxMemory (" +
-                    std::to_string(maxBytes_) + " bytes), but " + std::to_string(before) +
-                    " bytes are in use and " + std::to_string(bytes) + " more are needed");
+    throw Error(ErrorCode::outOfMemory, std::string("Expected ") + what + " to fit maxMemory (" +
+                                            std::to_string(maxBytes_) + " bytes), but " +
+                                            std::to_string(before) + " bytes are in use and " +
+                                            std::to_string(bytes) + " more are needed");
   }
 }
 

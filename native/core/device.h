@@ -31,6 +31,7 @@ class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
   void unaccount(uint64_t bytes) noexcept { held_ -= bytes; }
 
   uint64_t heldBytes() const { return held_; }
+  std::atomic<uint64_t> cacheBytes{0};  // of them, blocks of caches
   // Throws Error unless `status` is ok.
   void check(Status status, const char* what) const;
 

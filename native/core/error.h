@@ -22,16 +22,26 @@ enum class ErrorCode {
 // The name that JavaScript sees, one of ErrorCode in types/api.ts.
 inline const char* errorCodeName(ErrorCode code) {
   switch (code) {
-    case ErrorCode::invalidArgument: return "ERR_INVALID_ARGUMENT";
-    case ErrorCode::modelNotFound: return "ERR_MODEL_NOT_FOUND";
-    case ErrorCode::modelInvalid: return "ERR_MODEL_INVALID";
-    case ErrorCode::contextLength: return "ERR_CONTEXT_LENGTH";
-    case ErrorCode::position: return "ERR_POSITION";
-    case ErrorCode::busy: return "ERR_BUSY";
-    case ErrorCode::disposed: return "ERR_DISPOSED";
-    case ErrorCode::aborted: return "ERR_ABORTED";
-    case ErrorCode::outOfMemory: return "ERR_OUT_OF_MEMORY";
-    case ErrorCode::device: return "ERR_DEVICE";
+    case ErrorCode::invalidArgument:
+      return "ERR_INVALID_ARGUMENT";
+    case ErrorCode::modelNotFound:
+      return "ERR_MODEL_NOT_FOUND";
+    case ErrorCode::modelInvalid:
+      return "ERR_MODEL_INVALID";
+    case ErrorCode::contextLength:
+      return "ERR_CONTEXT_LENGTH";
+    case ErrorCode::position:
+      return "ERR_POSITION";
+    case ErrorCode::busy:
+      return "ERR_BUSY";
+    case ErrorCode::disposed:
+      return "ERR_DISPOSED";
+    case ErrorCode::aborted:
+      return "ERR_ABORTED";
+    case ErrorCode::outOfMemory:
+      return "ERR_OUT_OF_MEMORY";
+    case ErrorCode::device:
+      return "ERR_DEVICE";
   }
   return "ERR_DEVICE";
 }

@@ -14,8 +14,9 @@ namespace {
 
 void requirePositive(const char* name, int32_t value) {
   if (value <= 0) {
-    throw Error(ErrorCode::modelInvalid, std::string("Expected ") + name +
-                                             " to be 1 or more, but it is " + std::to_string(value));
+    throw Error(
+        ErrorCode::modelInvalid,
+        std::string("Expected ") + name + " to be 1 or more, but it is " + std::to_string(value));
   }
 }
 
@@ -34,8 +35,8 @@ void check(const ModelConfig& config) {
                                              std::to_string(config.kvHeads) + ")");
   }
   constexpr int64_t kLargest = int64_t{1} << 30;
-  if (int64_t{config.heads} * config.headDim > kLargest ||
-      int64_t{config.vocabSize} > kLargest || config.contextLength > kLargest) {
+  if (int64_t{config.heads} * config.headDim > kLargest || int64_t{config.vocabSize} > kLargest ||
+      config.contextLength > kLargest) {
     throw Error(ErrorCode::modelInvalid, "The model's sizes are too large");
   }
   for (const RopeConfig& rope : config.ropes) {
@@ -52,13 +53,14 @@ Model::Model(std::shared_ptr<DeviceContext> context, ModelConfig config,
              const std::vector<FileSpec>& files, std::vector<TensorSpec> tensors)
     : context_(std::move(context)),
       config_((check(config), std::move(config))),
-      tensors_(context_, files, std::move(tensors)),
+      tensors_(std::make_unique<TensorTable>(context_, files, std::move(tensors))),
+      mappedBytes_(tensors_->mappedBytes()),
       pass_(std::make_unique<PassBuilder>()) {
-  embedding_ = tensors_.matrix("model.embed_tokens.weight", config_.vocabSize, config_.hiddenSize);
-  if (tensors_.has("lm_head.weight")) {
-    head_ = tensors_.matrix("lm_head.weight", config_.vocabSize, config_.hiddenSize);
+  embedding_ = tensors_->matrix("model.embed_tokens.weight", config_.vocabSize, config_.hiddenSize);
+  if (tensors_->has("lm_head.weight")) {
+    head_ = tensors_->matrix("lm_head.weight", config_.vocabSize, config_.hiddenSize);
   }
-  finalNorm_ = tensors_.vector("model.norm.weight", config_.hiddenSize);
+  finalNorm_ = tensors_->vector("model.norm.weight", config_.hiddenSize);
   for (int32_t l = 0; l < config_.layers; ++l) layers_.push_back(loadLayer(l));
   for (const RopeConfig& rope : config_.ropes) {
     ropes_.push_back(
@@ -71,24 +73,36 @@ Model::Model(std::shared_ptr<DeviceContext> context, ModelConfig config,
 
 Model::~Model() = default;
 
+void Model::unload() {
+  layers_.clear();
+  embedding_ = {};
+  head_ = {};
+  finalNorm_ = {};
+  for (DeviceBuffer* buffer : {&residual_, &query_, &attended_, &hidden_, &deviceLogits_}) {
+    *buffer = {};
+  }
+  tensors_.reset();
+  mappedBytes_ = 0;
+}
+
 Model::Layer Model::loadLayer(int32_t index) const {
   const std::string prefix = "model.layers." + std::to_string(index) + ".";
   const auto bias = [&](const std::string& name, int64_t size) {
-    return tensors_.has(prefix + name) ? tensors_.vector(prefix + name, size) : DeviceBuffer();
+    return tensors_->has(prefix + name) ? tensors_->vector(prefix + name, size) : DeviceBuffer();
   };
   const int64_t hidden = config_.hiddenSize, inner = config_.intermediateSize;
   const int64_t queries = int64_t{config_.heads} * config_.headDim;
   const int64_t keys = int64_t{config_.kvHeads} * config_.headDim;
   Layer layer;
-  layer.inputNorm = tensors_.vector(prefix + "input_layernorm.weight", hidden);
-  layer.outputNorm = tensors_.vector(prefix + "post_attention_layernorm.weight", hidden);
-  layer.q = tensors_.matrix(prefix + "self_attn.q_proj.weight", queries, hidden);
-  layer.k = tensors_.matrix(prefix + "self_attn.k_proj.weight", keys, hidden);
-  layer.v = tensors_.matrix(prefix + "self_attn.v_proj.weight", keys, hidden);
-  layer.o = tensors_.matrix(prefix + "self_attn.o_proj.weight", hidden, queries);
-  layer.gate = tensors_.matrix(prefix + "mlp.gate_proj.weight", inner, hidden);
-  layer.up = tensors_.matrix(prefix + "mlp.up_proj.weight", inner, hidden);
-  layer.down = tensors_.matrix(prefix + "mlp.down_proj.weight", hidden, inner);
+  layer.inputNorm = tensors_->vector(prefix + "input_layernorm.weight", hidden);
+  layer.outputNorm = tensors_->vector(prefix + "post_attention_layernorm.weight", hidden);
+  layer.q = tensors_->matrix(prefix + "self_attn.q_proj.weight", queries, hidden);
+  layer.k = tensors_->matrix(prefix + "self_attn.k_proj.weight", keys, hidden);
+  layer.v = tensors_->matrix(prefix + "self_attn.v_proj.weight", keys, hidden);
+  layer.o = tensors_->matrix(prefix + "self_attn.o_proj.weight", hidden, queries);
+  layer.gate = tensors_->matrix(prefix + "mlp.gate_proj.weight", inner, hidden);
+  layer.up = tensors_->matrix(prefix + "mlp.up_proj.weight", inner, hidden);
+  layer.down = tensors_->matrix(prefix + "mlp.down_proj.weight", hidden, inner);
   layer.qBias = bias("self_attn.q_proj.bias", queries);
   layer.kBias = bias("self_attn.k_proj.bias", keys);
   layer.vBias = bias("self_attn.v_proj.bias", keys);
@@ -140,8 +154,8 @@ std::span<const float> Model::forward(std::span<BatchItem> items, HiddenSink* si
     throw;
   }
   deliver(sink);
-  return {logits_.data(), static_cast<size_t>(pass_->pass().logitCount) *
-                              static_cast<size_t>(config_.vocabSize)};
+  return {logits_.data(),
+          static_cast<size_t>(pass_->pass().logitCount) * static_cast<size_t>(config_.vocabSize)};
 }
 
 void Model::run(std::span<BatchItem> items) {
@@ -170,9 +184,8 @@ void Model::run(std::span<BatchItem> items) {
   if (pass.logitCount > 0) {
     const size_t bytes = static_cast<size_t>(pass.logitCount) *
                          static_cast<size_t>(config_.vocabSize) * sizeof(float);
-    context_->check(
-        ops.download(context_->device(), logits_.data(), deviceLogits_.get(), bytes),
-        "Fetching logits");
+    context_->check(ops.download(context_->device(), logits_.data(), deviceLogits_.get(), bytes),
+                    "Fetching logits");
   }
 }
 
@@ -209,9 +222,14 @@ void Model::runLayer(Plan* plan, int32_t index) {
   const ProjectAddArgs output{layer.o.get(), layer.oBias.floats(), attended_.floats(), x};
   ops.projectAdd(plan, &output);
 
-  const NormGateUpArgs gateUp{norm(layer.outputNorm), layer.gate.get(),      layer.up.get(),
-                              layer.gateBias.floats(), layer.upBias.floats(), Activation::silu,
-                              x,                       hidden_.floats()};
+  const NormGateUpArgs gateUp{norm(layer.outputNorm),
+                              layer.gate.get(),
+                              layer.up.get(),
+                              layer.gateBias.floats(),
+                              layer.upBias.floats(),
+                              Activation::silu,
+                              x,
+                              hidden_.floats()};
   ops.normGateUp(plan, &gateUp);
 
   const ProjectAddArgs down{layer.down.get(), layer.downBias.floats(), hidden_.floats(), x};
@@ -224,9 +242,9 @@ void Model::uploadSavedRows(std::span<BatchItem> items) {
   for (const BatchItem& item : items) {
     if (!item.savedHidden) continue;
     float* to = residual_.floats() + row++ * size;
-    context_->check(context_->ops().upload(context_->device(), to, item.savedHidden,
-                                           size * sizeof(float)),
-                    "Uploading a saved row");
+    context_->check(
+        context_->ops().upload(context_->device(), to, item.savedHidden, size * sizeof(float)),
+        "Uploading a saved row");
   }
 }
 
@@ -235,9 +253,9 @@ void Model::deliver(HiddenSink* sink) {
   std::vector<float> row(static_cast<size_t>(config_.hiddenSize));
   for (const auto& hidden : pass_->hiddenRows()) {
     const float* from = residual_.floats() + static_cast<size_t>(hidden.token) * row.size();
-    context_->check(context_->ops().download(context_->device(), row.data(), from,
-                                             row.size() * sizeof(float)),
-                    "Fetching a hidden row");
+    context_->check(
+        context_->ops().download(context_->device(), row.data(), from, row.size() * sizeof(float)),
+        "Fetching a hidden row");
     sink->hidden(hidden.item, hidden.position, row);
   }
 }

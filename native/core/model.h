@@ -1,6 +1,7 @@
 // A loaded model: sizes, weights, and the forward pass over a ragged batch.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -70,18 +71,21 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   const std::shared_ptr<DeviceContext>& context() const { return context_; }
-  uint64_t mappedBytes() const { return tensors_.mappedBytes(); }
+  uint64_t mappedBytes() const { return mappedBytes_; }
+  // Frees the weights and the scratch; `forward` must not be called any more.
+  void unload();
   CacheShape cacheShape(DType storage) const;
 
   // Runs the items as one pass. Their policies may differ but for the source layer and its
   // consumers. Appends the rows to the caches and returns logits (sum of logitCount, vocabSize) in
   // order of items and tokens, valid until the next call. Residual rows of the last token of each
-  // item, and of tokens that close a line, go to `sink`. After an Error every sequence is as before.
+  // item, and of tokens that close a line, go to `sink`. After an Error every sequence is as
+  // before.
   std::span<const float> forward(std::span<BatchItem> items, HiddenSink* sink);
 
  private:
   struct Layer {
-    DeviceBuffer inputNorm, outputNorm;                        // (hiddenSize)
+    DeviceBuffer inputNorm, outputNorm;  // (hiddenSize)
     PreparedWeight q, k, v, o, gate, up, down;
     DeviceBuffer qBias, kBias, vBias, oBias, gateBias, upBias, downBias;  // empty without
   };
@@ -96,7 +100,8 @@ class Model {
 
   std::shared_ptr<DeviceContext> context_;
   ModelConfig config_;
-  TensorTable tensors_;
+  std::unique_ptr<TensorTable> tensors_;
+  std::atomic<uint64_t> mappedBytes_{0};
   ModelDesc desc_{};
   std::vector<RopeDesc> ropes_;
   PreparedWeight embedding_, head_;

@@ -88,7 +88,8 @@ void anchorKeyPositions(int32_t previous, int32_t anchor, std::span<int32_t> pos
   }
   size_t head = 0;
   for (int32_t i = 0; i < m; ++i) {
-    for (int32_t c = 0; c < count[static_cast<size_t>(i)]; ++c) positions[head++] = previous + 1 + i;
+    for (int32_t c = 0; c < count[static_cast<size_t>(i)]; ++c)
+      positions[head++] = previous + 1 + i;
   }
 }
 

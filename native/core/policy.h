@@ -2,7 +2,8 @@
 //
 // Rows of a layer are of two kinds. *Kept* rows never leave: anchors and sinks. All others live in
 // a window that ends at the newest token and starts at w, which never moves back. So what token i
-// sees in an anchored layer is: the kept rows at positions below w(i), and every row from w(i) to i.
+// sees in an anchored layer is: the kept rows at positions below w(i), and every row from w(i) to
+// i.
 //   line:    w(i) = position after the last anchor before i
 //   window:  w(i) = i - window + 1
 //   both:    the smaller of the two
@@ -19,14 +20,14 @@
 namespace anchorcoder {
 
 struct Policy {
-  std::vector<uint8_t> isAnchor;   // (vocabSize)
-  bool firstIsAnchor = false;      // position 0 is an anchor whatever its id
-  bool anchorSeesAnchors = true;   // false: AnLLM, an anchor sees its own line only
+  std::vector<uint8_t> isAnchor;  // (vocabSize)
+  bool firstIsAnchor = false;     // position 0 is an anchor whatever its id
+  bool anchorSeesAnchors = true;  // false: AnLLM, an anchor sees its own line only
   bool line = false;
-  int32_t window = 0;              // 0: none
-  int32_t sinks = 0;               // positions below are kept
-  std::vector<uint8_t> dense;      // (layers)
-  int32_t sourceLayer = -1;        // layer-wise anchor attention, -1: none
+  int32_t window = 0;          // 0: none
+  int32_t sinks = 0;           // positions below are kept
+  std::vector<uint8_t> dense;  // (layers)
+  int32_t sourceLayer = -1;    // layer-wise anchor attention, -1: none
   int32_t consumersAbove = 0;
   bool multiHeadPositions = false;
 
@@ -35,7 +36,9 @@ struct Policy {
   // Whether the layer stores its kept rows apart: anchored layers do, and a dense source layer
   // keeps a copy (the mirror) for its anchored consumers.
   bool hasKeptRows(int32_t layer) const;
-  bool isMirror(int32_t layer) const { return dense[static_cast<size_t>(layer)] != 0 && hasKeptRows(layer); }
+  bool isMirror(int32_t layer) const {
+    return dense[static_cast<size_t>(layer)] != 0 && hasKeptRows(layer);
+  }
   // Throws Error (invalidArgument) for what cannot run on `layers` layers.
   void validate(int32_t layers, int32_t vocabSize) const;
 };
@@ -50,6 +53,10 @@ void anchorKeyPositions(int32_t previous, int32_t anchor, std::span<int32_t> pos
 class PolicyState {
  public:
   explicit PolicyState(const Policy* policy) : policy_(policy) {}
+  // A copy for a fork, which has an equal policy of its own.
+  PolicyState(const Policy* policy, const PolicyState& other) : PolicyState(other) {
+    policy_ = policy;
+  }
 
   const Policy& policy() const { return *policy_; }
   int32_t size() const { return size_; }
@@ -59,12 +66,14 @@ class PolicyState {
 
   // First position that a token at `position` sees beside kept rows; position <= size().
   int32_t windowStart(int32_t position) const;
+  // Kept rows at positions below `position`.
+  int32_t keptBelow(int32_t position) const;
   // Whether the token at `position` has closed a line.
   bool closesLine(int32_t position) const;
 
   struct TokenRows {
-    int32_t keptRow;      // row that the token takes among the kept ones, -1: none
-    RowRange kept;        // what it sees in anchored layers
+    int32_t keptRow;  // row that the token takes among the kept ones, -1: none
+    RowRange kept;    // what it sees in anchored layers
     RowRange positional;
   };
   // Adds the next token. `keyPositions` (heads) receives the positions that its keys turn by.
@@ -72,7 +81,6 @@ class PolicyState {
   void truncate(int32_t position, std::span<const int32_t> ids);
 
  private:
-  int32_t keptBelow(int32_t position) const;
   int32_t lastCloserBelow(int32_t position) const;  // -1: none
 
   const Policy* policy_;

@@ -51,17 +51,16 @@ float elementAsFloat(DType type, const uint8_t* bytes, size_t index) {
 MappedFile::MappedFile(const FileSpec& spec) : size_(spec.size) {
   const int file = ::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) {
-    throw Error(ErrorCode::modelNotFound,
-                "Cannot open " + spec.path + ": " + std::strerror(errno));
+    throw Error(ErrorCode::modelNotFound, "Cannot open " + spec.path + ": " + std::strerror(errno));
   }
-  struct stat status {};
+  struct stat status{};
   const bool known = ::fstat(file, &status) == 0;
   if (!known || static_cast<uint64_t>(status.st_size) != spec.size) {
     ::close(file);
-    throw Error(ErrorCode::modelInvalid,
-                "Expected " + spec.path + " to have " + std::to_string(spec.size) +
-                    " bytes as when its header was read, but it has " +
-                    std::to_string(known ? status.st_size : 0));
+    throw Error(ErrorCode::modelInvalid, "Expected " + spec.path + " to have " +
+                                             std::to_string(spec.size) +
+                                             " bytes as when its header was read, but it has " +
+                                             std::to_string(known ? status.st_size : 0));
   }
   void* memory = spec.size ? ::mmap(nullptr, spec.size, PROT_READ, MAP_PRIVATE, file, 0) : nullptr;
   const int reason = errno;
@@ -105,14 +104,14 @@ TensorTable::TensorTable(std::shared_ptr<DeviceContext> context, const std::vect
                         !__builtin_add_overflow(tensor.offset, tensor.length, &end) &&
                         end <= files_[tensor.file]->size();
     uint64_t expected = 0;
-    const bool fits = count >= 0 && !__builtin_mul_overflow(static_cast<uint64_t>(count),
-                                                            dtypeBytes(tensor.type), &expected) &&
-                      expected == tensor.length;
+    const bool fits =
+        count >= 0 &&
+        !__builtin_mul_overflow(static_cast<uint64_t>(count), dtypeBytes(tensor.type), &expected) &&
+        expected == tensor.length;
     if (!inFile || !fits) {
-      throw Error(ErrorCode::modelInvalid, "Expected tensor \"" + tensor.name + "\" of shape " +
-                                               shapeText(tensor.shape) +
-                                               " to lie inside its file with " +
-                                               std::to_string(expected) + " bytes");
+      throw Error(ErrorCode::modelInvalid,
+                  "Expected tensor \"" + tensor.name + "\" of shape " + shapeText(tensor.shape) +
+                      " to lie inside its file with " + std::to_string(expected) + " bytes");
     }
     std::string name = tensor.name;
     if (!tensors_.emplace(name, std::move(tensor)).second) {

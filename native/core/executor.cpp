@@ -1,0 +1,224 @@
+// The calls that other threads make.
+#include "core/executor.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "core/job.h"
+
+namespace anchorcoder {
+
+namespace {
+
+Error disposedError(const char* what) {
+  return Error(ErrorCode::disposed, std::string("The ") + what + " has been disposed");
+}
+
+}  // namespace
+
+Executor::Executor(std::shared_ptr<Model> model, std::function<void()> stopped)
+    : model_(std::move(model)), stopped_(std::move(stopped)) {
+  thread_ = std::thread([this] { loop(); });
+}
+
+Executor::~Executor() {
+  stop();
+  if (thread_.joinable()) thread_.join();
+}
+
+std::shared_ptr<Session> Executor::createSession(Policy policy, int32_t contextLength,
+                                                 DType storage) {
+  auto session = std::make_shared<Session>(model_, std::move(policy), contextLength, storage);
+  const Lock lock(mutex_);
+  if (stopping_) throw disposedError("model");
+  std::erase_if(sessions_, [](const auto& other) { return other.expired(); });
+  sessions_.push_back(session);
+  return session;
+}
+
+std::shared_ptr<Session> Executor::fork(const std::shared_ptr<Session>& session, int32_t at) {
+  acquire(session);
+  std::shared_ptr<Session> copy;
+  try {
+    copy = session->fork(at);
+  } catch (...) {
+    session->busy = false;
+    throw;
+  }
+  session->busy = false;
+  const Lock lock(mutex_);
+  if (stopping_) throw disposedError("model");
+  sessions_.push_back(copy);
+  return copy;
+}
+
+void Executor::acquire(const std::shared_ptr<Session>& session) {
+  {
+    const Lock lock(mutex_);
+    if (stopping_) throw disposedError("model");
+  }
+  if (session->disposed) throw disposedError("session");
+  if (session->busy.exchange(true)) {
+    throw Error(ErrorCode::busy, "The session is in the middle of another call");
+  }
+}
+
+void Executor::append(const std::shared_ptr<Session>& session, std::span<const uint32_t> ids,
+                      LogitsWanted logits, AppendDone done) {
+  acquire(session);
+  try {
+    session->checkAppend(ids);
+    if (ids.empty() && session->position() == 0) {
+      throw Error(ErrorCode::invalidArgument,
+                  "Expected at least one id, because the session is empty");
+    }
+    auto job = std::make_shared<Job>(Job::Kind::append, session);
+    job->logits = logits;
+    job->firstNew = session->position();
+    job->appended = std::move(done);
+    if (logits == LogitsWanted::all) {
+      job->collected.reserve(ids.size() * static_cast<size_t>(model_->config().vocabSize));
+    }
+    auto& text = session->sequence().ids;
+    text.insert(text.end(), ids.begin(), ids.end());
+    session->publish();
+    const Lock lock(mutex_);
+    session->job = job;
+    jobs_.push_back(std::move(job));
+  } catch (const std::bad_alloc&) {
+    session->busy = false;
+    throw Error(ErrorCode::outOfMemory, "There is no memory left for the logits or the ids");
+  } catch (...) {
+    session->busy = false;
+    throw;
+  }
+  wake_.notify_all();
+}
+
+void Executor::startGenerate(const std::shared_ptr<Session>& session, GenerateOptions options) {
+  acquire(session);
+  try {
+    if (session->position() == 0) {
+      throw Error(ErrorCode::invalidArgument,
+                  "Expected a session with at least one token to generate from");
+    }
+    const int32_t vocabSize = model_->config().vocabSize;
+    auto job = std::make_shared<Job>(Job::Kind::generate, session);
+    job->commit = session->position();
+    job->sampler.emplace(options.sampler, options.bannedIds, vocabSize);
+    const auto& isAnchor = session->policy().isAnchor;
+    for (const int32_t id : session->sequence().ids) {
+      if (!isAnchor[static_cast<size_t>(id)]) job->sampler->see(id);
+    }
+    if (options.forcedAnchor >= 0) {
+      job->endsNewline.resize(static_cast<size_t>(vocabSize));
+      for (const int32_t id : options.newlineIds) job->endsNewline[static_cast<size_t>(id)] = 1;
+      // A text that stops between a newline and its anchor owes the anchor. It is not committed, so
+      // that leaving at once gives back the text as it was.
+      auto& ids = session->sequence().ids;
+      if (job->endsNewline[static_cast<size_t>(ids.back())] &&
+          session->position() < session->contextLength()) {
+        ids.push_back(options.forcedAnchor);
+      }
+    }
+    if (options.maxTokens <= 0) job->finish = Finish::length;
+    job->options = std::move(options);
+    const Lock lock(mutex_);
+    session->job = job;
+    jobs_.push_back(std::move(job));
+  } catch (...) {
+    session->busy = false;
+    throw;
+  }
+  wake_.notify_all();
+}
+
+void Executor::read(const std::shared_ptr<Session>& session, int32_t commit, ReadDone done) {
+  Calls calls;
+  {
+    const Lock lock(mutex_);
+    const auto job = session->job;
+    if (!job || job->kind != Job::Kind::generate || job->reader || job->ending) {
+      throw Error(ErrorCode::busy, "No generation is waiting to be read");
+    }
+    job->acknowledged = job->delivered;
+    job->commit = std::max(job->commit, commit);
+    job->reader = std::move(done);
+    answerReader(*job, calls);
+  }
+  wake_.notify_all();
+  for (const auto& call : calls) call();
+}
+
+void Executor::endGenerate(const std::shared_ptr<Session>& session, int32_t position, Done done) {
+  {
+    const Lock lock(mutex_);
+    const auto job = session->job;
+    if (!job || job->kind != Job::Kind::generate || job->ending) {
+      throw Error(ErrorCode::busy, "No generation is under way");
+    }
+    job->ending = true;
+    job->endPosition = position;
+    job->ended = std::move(done);
+  }
+  wake_.notify_all();
+}
+
+void Executor::truncate(const std::shared_ptr<Session>& session, int32_t position) {
+  acquire(session);
+  try {
+    session->truncate(position);
+  } catch (...) {
+    session->busy = false;
+    throw;
+  }
+  session->busy = false;
+}
+
+std::vector<int32_t> Executor::ids(const std::shared_ptr<Session>& session) {
+  acquire(session);
+  std::vector<int32_t> ids = session->sequence().ids;
+  session->busy = false;
+  return ids;
+}
+
+void Executor::abort(const std::shared_ptr<Session>& session) {
+  {
+    const Lock lock(mutex_);
+    if (!session->job || session->job->failure) return;
+    session->job->failure.emplace(ErrorCode::aborted, "The call was aborted");
+  }
+  wake_.notify_all();
+}
+
+void Executor::dispose(const std::shared_ptr<Session>& session) {
+  {
+    const Lock lock(mutex_);
+    session->disposed = true;
+    if (session->job) {
+      session->job->failure = disposedError("session");
+      session->job->over = true;
+    }
+  }
+  wake_.notify_all();
+}
+
+void Executor::stop() {
+  {
+    const Lock lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+}
+
+size_t Executor::sessionCount() {
+  const Lock lock(mutex_);
+  std::erase_if(sessions_, [](const auto& session) {
+    const auto held = session.lock();
+    return !held || held->disposed;
+  });
+  return sessions_.size();
+}
+
+}  // namespace anchorcoder

@@ -1,0 +1,125 @@
+// One thread per model that runs its sessions: each turn it takes every session that has work and
+// runs one pass over all of them. Single tokens come first, prompt chunks fill the rest of the
+// pass, oldest first. Nothing else schedules.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "core/error.h"
+#include "core/model.h"
+#include "core/sampler.h"
+#include "core/session.h"
+
+namespace anchorcoder {
+
+enum class LogitsWanted { none, last, all };
+
+// A generation may be this many tokens ahead of its reader.
+inline constexpr int32_t kCredit = 16;
+
+struct GenerateOptions {
+  int32_t maxTokens = 0;
+  SamplerOptions sampler;
+  std::vector<int32_t> eosIds;
+  std::vector<int32_t> bannedIds;
+  int32_t forcedAnchor = -1;  // follows every id of newlineIds; -1: none
+  std::vector<int32_t> newlineIds;
+};
+
+enum class Finish { none, stop, length };
+
+struct GeneratedToken {
+  int32_t id = 0;
+  int32_t end = 0;  // length of the text after it and the anchor that follows
+  Sample sample;
+  float anchorLogprob = 0;  // NaN where no anchor follows
+};
+
+struct GeneratedBatch {
+  std::vector<GeneratedToken> tokens;
+  Finish finish = Finish::none;
+};
+
+// Callbacks get an Error or a null pointer. They are called on the executor's thread or, when the
+// answer is at hand, on the caller's, never with a lock held; they must not throw.
+using AppendDone = std::function<void(std::vector<float> logits, const Error* error)>;
+using ReadDone = std::function<void(GeneratedBatch batch, const Error* error)>;
+using Done = std::function<void(const Error* error)>;
+
+class Executor {
+ public:
+  // `stopped` is called on the executor's thread when a stop has taken effect.
+  explicit Executor(std::shared_ptr<Model> model, std::function<void()> stopped = {});
+  ~Executor();  // stops and joins
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+
+  const std::shared_ptr<Model>& model() const { return model_; }
+
+  // These throw Error at once for what is wrong with the call itself (busy, disposed, ...).
+  std::shared_ptr<Session> createSession(Policy policy, int32_t contextLength, DType storage);
+  std::shared_ptr<Session> fork(const std::shared_ptr<Session>& session, int32_t at);
+  void append(const std::shared_ptr<Session>& session, std::span<const uint32_t> ids,
+              LogitsWanted logits, AppendDone done);
+  void startGenerate(const std::shared_ptr<Session>& session, GenerateOptions options);
+  // Takes what has been sampled, at least one token or the finish. Rows that no token from `commit`
+  // on sees may leave.
+  void read(const std::shared_ptr<Session>& session, int32_t commit, ReadDone done);
+  void endGenerate(const std::shared_ptr<Session>& session, int32_t position, Done done);
+  void truncate(const std::shared_ptr<Session>& session, int32_t position);
+  std::vector<int32_t> ids(const std::shared_ptr<Session>& session);
+
+  void abort(const std::shared_ptr<Session>& session);
+  void dispose(const std::shared_ptr<Session>& session);
+  // Refuses new work, ends what runs with ERR_DISPOSED and frees the weights and caches; returns
+  // at once.
+  void stop();
+  bool finished() const { return finished_; }
+  size_t sessionCount();
+
+ private:
+  using Lock = std::unique_lock<std::mutex>;
+  // What has to be called once the lock is released.
+  using Calls = std::vector<std::function<void()>>;
+
+  using Batch = std::vector<std::shared_ptr<Job>>;
+
+  void acquire(const std::shared_ptr<Session>& session);
+  void loop();
+  void control(Calls& calls);
+  void finishJob(Job& job, Calls& calls);
+  void waitForReaders(Lock& lock);
+  void collect(Batch& batch);
+  void runPass(Batch batch);
+  void prepareItems(Batch& batch, std::vector<BatchItem>& items);
+  void fail(Job& job, const Error& error);
+  void takeAppend(Job& job, std::span<const float> logits);
+  void takeGenerate(Job& job, const BatchItem& item, std::span<const float> logits);
+  void addSample(Job& job, std::span<const float> logits);
+  void answerReader(Job& job, Calls& calls);
+  void learnBudget(int32_t tokens, std::chrono::steady_clock::duration time);
+
+  std::shared_ptr<Model> model_;
+  std::function<void()> stopped_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::shared_ptr<Job>> jobs_;  // oldest first
+  std::vector<std::weak_ptr<Session>> sessions_;
+  bool stopping_ = false;
+  std::atomic<bool> finished_{false};
+  size_t lastGenerating_ = 0;   // generations in the last pass
+  double tokensPerSecond_ = 0;  // of long passes, 0: not known yet
+  std::thread thread_;
+};
+
+}  // namespace anchorcoder

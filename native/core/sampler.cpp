@@ -1,0 +1,148 @@
+// Filters and the draw.
+#include "core/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace anchorcoder {
+
+namespace {
+
+uint64_t mix(uint64_t x) {  // the finaliser of SplitMix64
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+double uniform(uint64_t seed, int32_t position) {
+  const uint64_t bits = mix(mix(seed) ^ static_cast<uint64_t>(position));
+  return static_cast<double>(bits >> 11) * 0x1p-53;
+}
+
+double logSumExp(std::span<const float> logits) {
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit - largest));
+  return static_cast<double>(largest) + std::log(sum);
+}
+
+}  // namespace
+
+float logProbability(std::span<const float> logits, int32_t id) {
+  return static_cast<float>(static_cast<double>(logits[static_cast<size_t>(id)]) -
+                            logSumExp(logits));
+}
+
+Sampler::Sampler(const SamplerOptions& options, std::span<const int32_t> bannedIds,
+                 int32_t vocabSize)
+    : options_(options),
+      banned_(bannedIds.begin(), bannedIds.end()),
+      seen_(static_cast<size_t>(vocabSize)),
+      logits_(static_cast<size_t>(vocabSize)) {}
+
+Sample Sampler::sample(std::span<const float> logits, int32_t position) {
+  std::copy(logits.begin(), logits.end(), logits_.begin());
+  if (options_.repetitionPenalty != 1.0f) {
+    for (size_t id = 0; id < logits_.size(); ++id) {
+      if (!seen_[id]) continue;
+      float& logit = logits_[id];
+      logit = logit > 0 ? logit / options_.repetitionPenalty : logit * options_.repetitionPenalty;
+    }
+  }
+  for (const int32_t id : banned_) {
+    logits_[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
+  }
+  Sample sample{};
+  if (options_.temperature == 0.0f) {
+    sample.id =
+        static_cast<int32_t>(std::max_element(logits_.begin(), logits_.end()) - logits_.begin());
+  } else {
+    sample.id = choose(position);
+  }
+  if (!options_.logprobs) return sample;
+
+  const double total = logSumExp(logits);
+  const auto logprob = [&](int32_t id) {
+    return static_cast<float>(static_cast<double>(logits[static_cast<size_t>(id)]) - total);
+  };
+  sample.logprob = logprob(sample.id);
+  if (options_.topLogprobs > 0) {
+    candidates_.clear();
+    for (size_t id = 0; id < logits.size(); ++id) {
+      candidates_.push_back({logits[id], static_cast<int32_t>(id)});
+    }
+    const size_t count = std::min(static_cast<size_t>(options_.topLogprobs), candidates_.size());
+    sortBest(count);
+    for (size_t i = 0; i < count; ++i) {
+      sample.top.push_back({candidates_[i].id, logprob(candidates_[i].id)});
+    }
+  }
+  return sample;
+}
+
+// Puts the best `count` candidates first, in order.
+void Sampler::sortBest(size_t count) {
+  const auto better = [](const Candidate& a, const Candidate& b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+  };
+  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count),
+                    candidates_.end(), better);
+}
+
+// Sorts as many candidates as it takes to reach topP of the mass; returns how many.
+size_t Sampler::cutTopP() {
+  const float largest =
+      std::max_element(candidates_.begin(), candidates_.end(),
+                       [](const Candidate& a, const Candidate& b) { return a.logit < b.logit; })
+          ->logit;
+  double total = 0;
+  for (const Candidate& candidate : candidates_) {
+    total += std::exp(static_cast<double>(candidate.logit - largest));
+  }
+  for (size_t sorted = std::min<size_t>(64, candidates_.size());;
+       sorted = std::min(sorted * 8, candidates_.size())) {
+    sortBest(sorted);
+    double mass = 0;
+    for (size_t i = 0; i < sorted; ++i) {
+      mass += std::exp(static_cast<double>(candidates_[i].logit - largest));
+      if (mass >= static_cast<double>(options_.topP) * total) return i + 1;
+    }
+    if (sorted == candidates_.size()) return sorted;
+  }
+}
+
+int32_t Sampler::choose(int32_t position) {
+  candidates_.clear();
+  for (size_t id = 0; id < logits_.size(); ++id) {
+    if (!std::isfinite(logits_[id])) continue;
+    candidates_.push_back({logits_[id] / options_.temperature, static_cast<int32_t>(id)});
+  }
+  if (candidates_.empty()) return 0;  // every logit is infinite or not a number
+  const auto topK = static_cast<size_t>(options_.topK);
+  if (topK > 0 && topK < candidates_.size()) {
+    sortBest(topK);
+    candidates_.resize(topK);
+  }
+  if (options_.topP < 1.0f) candidates_.resize(cutTopP());
+
+  float largest = candidates_.front().logit;
+  for (const Candidate& candidate : candidates_) largest = std::max(largest, candidate.logit);
+  if (options_.minP > 0.0f) {
+    const float lowest = largest + std::log(options_.minP);
+    std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < lowest; });
+  }
+  double total = 0;
+  for (const Candidate& candidate : candidates_) {
+    total += std::exp(static_cast<double>(candidate.logit - largest));
+  }
+  double left = uniform(options_.seed, position) * total;
+  for (const Candidate& candidate : candidates_) {
+    left -= std::exp(static_cast<double>(candidate.logit - largest));
+    if (left < 0) return candidate.id;
+  }
+  return candidates_.back().id;
+}
+
+}  // namespace anchorcoder

@@ -1,0 +1,222 @@
+// NativeModel of types/native.ts, and loading it off the JavaScript thread.
+#include <cstring>
+#include <utility>
+
+#include "convert.h"
+#include "core/device.h"
+#include "core/model.h"
+#include "cpu/cpu.h"
+#include "environment.h"
+#include "objects.h"
+
+namespace anchorcoder {
+
+namespace {
+
+struct ModelSpec {
+  std::vector<FileSpec> files;
+  std::vector<TensorSpec> tensors;
+  ModelConfig config;
+  int32_t threads;
+  std::string instructionSet;
+  uint64_t maxMemory;
+};
+
+DType toDType(const std::string& name) {
+  if (name == "F32") return DType::f32;
+  if (name == "F16") return DType::f16;
+  if (name == "BF16") return DType::bf16;
+  throw Error(ErrorCode::invalidArgument, "Expected dtype to be F32, F16 or BF16");
+}
+
+TensorSpec toTensor(const Napi::Object& object) {
+  TensorSpec tensor;
+  tensor.name = readString(object, "name");
+  tensor.type = toDType(readString(object, "dtype"));
+  const Napi::Array shape = readArray(object, "shape");
+  for (uint32_t i = 0; i < shape.Length(); ++i) {
+    tensor.shape.push_back(toInt(shape.Get(i), "shape"));
+  }
+  tensor.file = static_cast<uint32_t>(readSize(object, "file"));
+  tensor.offset = readSize(object, "offset");
+  tensor.length = readSize(object, "length");
+  return tensor;
+}
+
+RopeConfig toRope(const Napi::Object& object) {
+  RopeConfig rope;
+  rope.rotaryDims = readInt(object, "rotaryDims");
+  rope.interleaved = readBool(object, "interleaved");
+  rope.scale = static_cast<float>(readNumber(object, "scale"));
+  const Napi::Value frequencies = object.Get("inverseFrequencies");
+  if (!frequencies.IsTypedArray() ||
+      frequencies.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
+    throw Error(ErrorCode::invalidArgument, "Expected inverseFrequencies to be a Float64Array");
+  }
+  const auto array = frequencies.As<Napi::Float64Array>();
+  rope.inverseFrequencies.assign(array.Data(), array.Data() + array.ElementLength());
+  return rope;
+}
+
+ModelSpec toSpec(const Napi::Object& object) {
+  ModelSpec spec;
+  const Napi::Array files = readArray(object, "files");
+  for (uint32_t i = 0; i < files.Length(); ++i) {
+    const Napi::Object file = files.Get(i).ToObject();
+    spec.files.push_back({readString(file, "path"), readSize(file, "size")});
+  }
+  const Napi::Array tensors = readArray(object, "tensors");
+  for (uint32_t i = 0; i < tensors.Length(); ++i) {
+    spec.tensors.push_back(toTensor(tensors.Get(i).ToObject()));
+  }
+  const Napi::Object config = readObject(object, "config");
+  ModelConfig& sizes = spec.config;
+  sizes.layers = readInt(config, "layers");
+  sizes.hiddenSize = readInt(config, "hiddenSize");
+  sizes.intermediateSize = readInt(config, "intermediateSize");
+  sizes.heads = readInt(config, "heads");
+  sizes.kvHeads = readInt(config, "kvHeads");
+  sizes.headDim = readInt(config, "headDim");
+  sizes.vocabSize = readInt(config, "vocabSize");
+  sizes.contextLength = readInt(config, "contextLength");
+  sizes.normEpsilon = static_cast<float>(readNumber(config, "normEpsilon"));
+  const Napi::Array ropes = readArray(config, "ropes");
+  for (uint32_t i = 0; i < ropes.Length(); ++i) {
+    sizes.ropes.push_back(toRope(ropes.Get(i).ToObject()));
+  }
+  sizes.compute = readString(object, "compute") == "exact" ? Compute::exact : Compute::bf16;
+  spec.threads = readInt(object, "threads");
+  spec.instructionSet = readString(object, "instructionSet");
+  spec.maxMemory = readSize(object, "maxMemory");
+  return spec;
+}
+
+DType toCacheType(const std::string& name) {
+  if (name == "f32") return DType::f32;
+  if (name == "f16") return DType::f16;
+  if (name == "bf16") return DType::bf16;
+  if (name == "int8") return DType::i8;
+  throw Error(ErrorCode::invalidArgument, "Expected cacheType to be f32, f16, bf16 or int8");
+}
+
+Policy toPolicy(const Napi::Object& object, int32_t vocabSize) {
+  Policy policy;
+  policy.isAnchor.resize(static_cast<size_t>(vocabSize));
+  for (const int32_t id : readIds(object, "anchorIds", vocabSize)) {
+    policy.isAnchor[static_cast<size_t>(id)] = 1;
+  }
+  policy.firstIsAnchor = readBool(object, "firstIsAnchor");
+  policy.anchorSeesAnchors = readBool(object, "anchorSeesAnchors");
+  policy.line = readBool(object, "line");
+  policy.window = readInt(object, "window");
+  policy.sinks = readInt(object, "sinks");
+  const Napi::Value dense = object.Get("dense");
+  if (!dense.IsTypedArray() ||
+      dense.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+    throw Error(ErrorCode::invalidArgument, "Expected dense to be a Uint8Array");
+  }
+  const auto array = dense.As<Napi::Uint8Array>();
+  policy.dense.assign(array.Data(), array.Data() + array.ElementLength());
+  policy.sourceLayer = readInt(object, "sourceLayer");
+  policy.consumersAbove = readInt(object, "consumersAbove");
+  policy.multiHeadPositions = readBool(object, "multiHeadPositions");
+  return policy;
+}
+
+struct Handle {
+  std::shared_ptr<Executor> executor;  // null once disposed
+
+  Executor& open() const {
+    if (!executor) throw Error(ErrorCode::disposed, "The model has been disposed");
+    return *executor;
+  }
+};
+using SharedHandle = std::shared_ptr<Handle>;
+
+Napi::Value createSession(const SharedHandle& handle, const Napi::CallbackInfo& info) {
+  if (!info[0].IsObject()) throw Error(ErrorCode::invalidArgument, "Expected a specification");
+  const auto spec = info[0].As<Napi::Object>();
+  const int32_t vocabSize = handle->open().model()->config().vocabSize;
+  auto session = handle->open().createSession(
+      toPolicy(readObject(spec, "policy"), vocabSize), readInt(spec, "contextLength"),
+      toCacheType(readString(spec, "cacheType")));
+  return sessionObject(info.Env(), handle->executor, std::move(session));
+}
+
+Napi::Value memory(const SharedHandle& handle, const Napi::CallbackInfo& info) {
+  Executor& executor = handle->open();
+  const DeviceContext& context = *executor.model()->context();
+  const uint64_t mapped = executor.model()->mappedBytes(), caches = context.cacheBytes;
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("mapped", static_cast<double>(mapped));
+  object.Set("weights", static_cast<double>(context.heldBytes() - mapped - caches));
+  object.Set("caches", static_cast<double>(caches));
+  object.Set("sessions", static_cast<double>(executor.sessionCount()));
+  return object;
+}
+
+Napi::Object modelObject(Napi::Env env, std::shared_ptr<Model> model) {
+  const DeviceInfo& device = model->context()->info();
+  const auto handle =
+      std::make_shared<Handle>(Handle{Environment::of(env).createExecutor(std::move(model))});
+  Napi::Object object = Napi::Object::New(env);
+  using Info = const Napi::CallbackInfo&;
+  object.Set("instructionSet", Napi::String::New(env, device.instructionSet));
+  object.Set("threads", device.threads);
+  setMethod(object, "createSession", [handle](Info info) { return createSession(handle, info); });
+  setMethod(object, "memory", [handle](Info info) { return memory(handle, info); });
+  setMethod(object, "dispose", [handle](Info info) {
+    if (handle->executor) handle->executor->stop();
+    handle->executor = nullptr;
+    return info.Env().Undefined();
+  });
+  return object;
+}
+
+class LoadWorker : public Napi::AsyncWorker {
+ public:
+  LoadWorker(Napi::Env env, ModelSpec spec)
+      : AsyncWorker(env), deferred_(env), spec_(std::move(spec)) {}
+
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+ protected:
+  void Execute() override {
+    try {
+      const char* set = spec_.instructionSet.empty() ? nullptr : spec_.instructionSet.c_str();
+      auto context = DeviceContext::open(cpuOps(), {spec_.threads, set}, spec_.maxMemory);
+      model_ = std::make_shared<Model>(std::move(context), std::move(spec_.config), spec_.files,
+                                       std::move(spec_.tensors));
+    } catch (const Error& error) {
+      failure_ = error;
+    } catch (const std::exception& error) {
+      failure_.emplace(ErrorCode::outOfMemory, error.what());
+    }
+  }
+
+  void OnOK() override {
+    if (failure_) {
+      deferred_.Reject(toJavaScript(Env(), *failure_).Value());
+    } else {
+      deferred_.Resolve(modelObject(Env(), std::move(model_)));
+    }
+  }
+
+ private:
+  Napi::Promise::Deferred deferred_;
+  ModelSpec spec_;
+  std::shared_ptr<Model> model_;
+  std::optional<Error> failure_;
+};
+
+}  // namespace
+
+Napi::Value loadModel(const Napi::CallbackInfo& info) {
+  if (!info[0].IsObject()) throw Error(ErrorCode::invalidArgument, "Expected a specification");
+  auto* worker = new LoadWorker(info.Env(), toSpec(info[0].As<Napi::Object>()));
+  const Napi::Promise promise = worker->promise();
+  worker->Queue();
+  return promise;
+}
+
+}  // namespace anchorcoder

@@ -1,0 +1,215 @@
+// NativeSession of types/native.ts.
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "convert.h"
+#include "environment.h"
+#include "objects.h"
+
+namespace anchorcoder {
+
+namespace {
+
+// Shared by the functions of one object; `session` is null once disposed.
+struct Handle {
+  std::shared_ptr<Executor> executor;
+  std::shared_ptr<Session> session;
+
+  const std::shared_ptr<Session>& open() const {
+    if (!session) throw Error(ErrorCode::disposed, "The session has been disposed");
+    return session;
+  }
+};
+using SharedHandle = std::shared_ptr<Handle>;
+
+LogitsWanted toLogitsWanted(const Napi::Value& value) {
+  const std::string text = value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
+  if (text == "none") return LogitsWanted::none;
+  if (text == "last") return LogitsWanted::last;
+  if (text == "all") return LogitsWanted::all;
+  throw Error(ErrorCode::invalidArgument, "Expected logits to be none, last or all");
+}
+
+Napi::Value append(const SharedHandle& handle, const Napi::CallbackInfo& info) {
+  const auto ids = toUint32s(info[0], "ids");
+  const LogitsWanted wanted = toLogitsWanted(info[1]);
+  // Settled later, so the call itself must not fail after the promise was made.
+  const auto& session = handle->open();
+  const Settler settler(info.Env());
+  try {
+    handle->executor->append(
+        session, ids, wanted, [settler, wanted](std::vector<float> logits, const Error* error) {
+          if (error) return settler.reject(*error);
+          auto values = std::make_shared<std::vector<float>>(std::move(logits));
+          settler.resolve([values, wanted](Napi::Env env) -> Napi::Value {
+            if (wanted == LogitsWanted::none) return env.Undefined();
+            return toFloat32Array(env, std::move(*values));
+          });
+        });
+  } catch (const Error& error) {
+    settler.reject(error);
+  }
+  return settler.promise();
+}
+
+GenerateOptions toGenerateOptions(const Napi::Object& spec, int32_t vocabSize) {
+  GenerateOptions options;
+  options.maxTokens = readInt(spec, "maxTokens");
+  options.sampler.temperature = static_cast<float>(readNumber(spec, "temperature"));
+  options.sampler.topK = readInt(spec, "topK");
+  options.sampler.topP = static_cast<float>(readNumber(spec, "topP"));
+  options.sampler.minP = static_cast<float>(readNumber(spec, "minP"));
+  options.sampler.repetitionPenalty = static_cast<float>(readNumber(spec, "repetitionPenalty"));
+  options.sampler.logprobs = readBool(spec, "logprobs");
+  options.sampler.topLogprobs = readInt(spec, "topLogprobs");
+  const Napi::Value seed = spec.Get("seed");
+  if (!seed.IsBigInt()) throw Error(ErrorCode::invalidArgument, "Expected seed to be a bigint");
+  bool lossless = false;
+  options.sampler.seed = seed.As<Napi::BigInt>().Uint64Value(&lossless);
+  options.eosIds = readIds(spec, "eosIds", vocabSize);
+  options.bannedIds = readIds(spec, "bannedIds", vocabSize);
+  options.newlineIds = readIds(spec, "newlineIds", vocabSize);
+  options.forcedAnchor = readInt(spec, "forcedAnchor");
+  if (options.forcedAnchor >= vocabSize) {
+    throw Error(ErrorCode::invalidArgument, "Expected forcedAnchor to be an id of the vocabulary");
+  }
+  return options;
+}
+
+const char* finishText(Finish finish) {
+  return finish == Finish::stop ? "stop" : finish == Finish::length ? "length" : "";
+}
+
+Napi::Value batchObject(Napi::Env env, const GeneratedBatch& batch, bool logprobs) {
+  std::vector<int32_t> ids, ends, topIds;
+  std::vector<float> own, anchors, top;
+  for (const GeneratedToken& token : batch.tokens) {
+    ids.push_back(token.id);
+    ends.push_back(token.end);
+    if (!logprobs) continue;
+    own.push_back(token.sample.logprob);
+    anchors.push_back(token.anchorLogprob);
+    for (const TokenLogprob& alternative : token.sample.top) {
+      topIds.push_back(alternative.id);
+      top.push_back(alternative.logprob);
+    }
+  }
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("ids", toTypedArray<uint32_t>(env, ids));
+  object.Set("ends", toTypedArray<uint32_t>(env, ends));
+  object.Set("logprobs", toTypedArray<float>(env, own));
+  object.Set("anchorLogprobs", toTypedArray<float>(env, anchors));
+  object.Set("topIds", toTypedArray<uint32_t>(env, topIds));
+  object.Set("topLogprobs", toTypedArray<float>(env, top));
+  object.Set("finish", Napi::String::New(env, finishText(batch.finish)));
+  return object;
+}
+
+Napi::Value startGenerate(const SharedHandle& handle, const std::shared_ptr<bool>& logprobs,
+                          const Napi::CallbackInfo& info) {
+  if (!info[0].IsObject()) throw Error(ErrorCode::invalidArgument, "Expected a specification");
+  const auto& session = handle->open();
+  const int32_t vocabSize = session->model().config().vocabSize;
+  GenerateOptions options = toGenerateOptions(info[0].As<Napi::Object>(), vocabSize);
+  const bool wanted = options.sampler.logprobs;
+  handle->executor->startGenerate(session, std::move(options));
+  *logprobs = wanted;
+  return info.Env().Undefined();
+}
+
+Napi::Value read(const SharedHandle& handle, const std::shared_ptr<bool>& logprobs,
+                 const Napi::CallbackInfo& info) {
+  const int32_t commit = toInt(info[0], "commit");
+  const auto& session = handle->open();
+  const Settler settler(info.Env());
+  try {
+    handle->executor->read(
+        session, commit,
+        [settler, wanted = *logprobs](GeneratedBatch batch, const Error* error) {
+          if (error) return settler.reject(*error);
+          auto shared = std::make_shared<GeneratedBatch>(std::move(batch));
+          settler.resolve([shared, wanted](Napi::Env env) {
+            return batchObject(env, *shared, wanted);
+          });
+        });
+  } catch (const Error& error) {
+    settler.reject(error);
+  }
+  return settler.promise();
+}
+
+Napi::Value endGenerate(const SharedHandle& handle, const Napi::CallbackInfo& info) {
+  const int32_t position = toInt(info[0], "position");
+  const auto& session = handle->open();
+  const Settler settler(info.Env());
+  try {
+    handle->executor->endGenerate(session, position, [settler](const Error* error) {
+      if (error) return settler.reject(*error);
+      settler.resolve([](Napi::Env env) { return env.Undefined(); });
+    });
+  } catch (const Error& error) {
+    settler.reject(error);
+  }
+  return settler.promise();
+}
+
+Napi::Value statsObject(Napi::Env env, const SessionStats& stats) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("position", stats.position);
+  object.Set("cached", stats.cached);
+  object.Set("anchors", stats.anchors);
+  object.Set("rows", toTypedArray<uint32_t>(env, stats.rows));
+  object.Set("mirrorRows", stats.mirrorRows);
+  object.Set("bytes", static_cast<double>(stats.bytes));
+  object.Set("rowBytes", static_cast<double>(stats.rowBytes));
+  return object;
+}
+
+}  // namespace
+
+Napi::Object sessionObject(Napi::Env env, std::shared_ptr<Executor> executor,
+                           std::shared_ptr<Session> session) {
+  const auto handle =
+      std::make_shared<Handle>(Handle{std::move(executor), std::move(session)});
+  const auto logprobs = std::make_shared<bool>(false);
+  Napi::Object object = Napi::Object::New(env);
+  using Info = const Napi::CallbackInfo&;
+  setMethod(object, "append", [handle](Info info) { return append(handle, info); });
+  setMethod(object, "startGenerate",
+            [handle, logprobs](Info info) { return startGenerate(handle, logprobs, info); });
+  setMethod(object, "read",
+            [handle, logprobs](Info info) { return read(handle, logprobs, info); });
+  setMethod(object, "endGenerate", [handle](Info info) { return endGenerate(handle, info); });
+  setMethod(object, "abort", [handle](Info info) {
+    if (handle->session) handle->executor->abort(handle->session);
+    return info.Env().Undefined();
+  });
+  setMethod(object, "truncate", [handle](Info info) {
+    handle->executor->truncate(handle->open(), toInt(info[0], "position"));
+    return info.Env().Undefined();
+  });
+  setMethod(object, "fork", [handle](Info info) -> Napi::Value {
+    auto copy = handle->executor->fork(handle->open(), toInt(info[0], "position"));
+    return sessionObject(info.Env(), handle->executor, std::move(copy));
+  });
+  setMethod(object, "ids", [handle](Info info) {
+    return toTypedArray<uint32_t>(info.Env(), handle->executor->ids(handle->open()));
+  });
+  setMethod(object, "stats", [handle](Info info) {
+    return statsObject(info.Env(), handle->open()->stats());
+  });
+  setMethod(object, "dispose", [handle](Info info) {
+    if (const auto closing = std::move(handle->session)) handle->executor->dispose(closing);
+    handle->session = nullptr;
+    return info.Env().Undefined();
+  });
+  object.DefineProperty(Napi::PropertyDescriptor::Accessor(
+      env, object, "cached", [handle](Info info) -> Napi::Value {
+        const int32_t cached = handle->session ? handle->session->progress.load() : 0;
+        return Napi::Number::New(info.Env(), cached);
+      }));
+  return object;
+}
+
+}  // namespace anchorcoder
