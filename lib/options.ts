@@ -41,13 +41,22 @@ function positive(max = Number.POSITIVE_INFINITY) {
   return z.number({ error }).positive({ error }).max(max, { error });
 }
 
-const ids = z.array(integer(0, maxId), { error: 'a list of token ids' });
+function id(error = `an integer from 0 to ${maxId}`) {
+  return z.int({ error }).min(0, { error }).max(maxId, { error });
+}
+
+const ids = z.array(id(), { error: 'a list of token ids' });
 const layers = z.array(integer(0), { error: 'a list of layer numbers' });
 const tokens = z.union([z.literal('newline'), ids], {
   error: 'a list of token ids or "newline"',
 });
-const per = z.union([z.literal('none'), integer(1)], {
+const perOrNone = integer(1, Number.MAX_SAFE_INTEGER, ' or "none"');
+const per = z.union([z.literal('none'), perOrNone], {
   error: 'an integer from 1 and up or "none"',
+});
+
+const nullable = z.union([z.null(), integer(0, Number.MAX_SAFE_INTEGER, ' or null')], {
+  error: 'an integer from 0 and up or null',
 });
 
 /** The words of an anchor setting that a cache policy shares. */
@@ -55,22 +64,20 @@ const policyShape = {
   tokens: tokens.optional(),
   per: per.optional(),
   denseLayers: layers.optional(),
-  sourceLayer: z
-    .union([z.null(), integer(0)], { error: 'an integer from 0 and up or null' })
-    .optional(),
+  sourceLayer: nullable.optional(),
   consumersAbove: integer(0).optional(),
   multiHeadPositions: boolean.optional(),
   window: integer(0, maxCount).optional(),
   sinks: integer(1, maxCount).optional(),
 };
 
+const insertError = 'a token id, the text of a token or null';
+
 /** All words of {@link AnchorOptions}; config.json's block has the same in snake case. */
 export const anchorShape = {
   ...policyShape,
   insert: z
-    .union([z.null(), z.string().min(1), integer(0, maxId)], {
-      error: 'a token id, the text of a token or null',
-    })
+    .union([z.null(), z.string().min(1, insertError), id(insertError)], { error: insertError })
     .optional(),
   indent: oneOf('none', 'tab4').optional(),
 };
@@ -140,7 +147,26 @@ const appendSchema = strict({
 }) satisfies z.ZodType<AppendOptions>;
 
 const seedError = 'an integer from 0 to 2^53 - 1, or a bigint from 0n to 2^64 - 1';
-const stopText = z.string().min(1);
+const seed = z.union(
+  [
+    z.int({ error: seedError }).min(0, seedError),
+    z
+      .bigint()
+      .min(0n, seedError)
+      .max(2n ** 64n - 1n, seedError),
+  ],
+  { error: seedError },
+);
+
+const stopError = 'a text or a list of texts, none of them empty';
+const elementError = 'a text that is not empty';
+const element = z.string({ error: elementError }).min(1, elementError);
+const stop = z.union([z.string().min(1, stopError), z.array(element)], { error: stopError });
+
+const logprobsError = 'a boolean or an integer from 0 and up';
+const logprobs = z.union([boolean, z.int({ error: logprobsError }).min(0, logprobsError)], {
+  error: logprobsError,
+});
 
 const generateShape = {
   maxTokens: integer(1, maxCount).optional(),
@@ -149,27 +175,10 @@ const generateShape = {
   topP: positive(1).optional(),
   minP: number(0, 1).optional(),
   repetitionPenalty: positive().optional(),
-  seed: z
-    .union(
-      [
-        z.int().min(0),
-        z
-          .bigint()
-          .min(0n)
-          .max(2n ** 64n - 1n),
-      ],
-      { error: seedError },
-    )
-    .optional(),
-  stop: z
-    .union([stopText, z.array(stopText)], {
-      error: 'a text or a list of texts, none of them empty',
-    })
-    .optional(),
+  seed: seed.optional(),
+  stop: stop.optional(),
   stopTokens: ids.optional(),
-  logprobs: z
-    .union([boolean, integer(0, maxCount)], { error: 'a boolean or an integer from 0 and up' })
-    .optional(),
+  logprobs: logprobs.optional(),
   anchors: oneOf('forced', 'sampled').optional(),
   signal: signal.optional(),
 };

@@ -25,10 +25,10 @@ export function strict<Shape extends z.core.$ZodLooseShape>(shape: Shape) {
   });
 }
 
-/** Integer from `min` to `max`. */
-export function integer(min: number, max = Number.MAX_SAFE_INTEGER) {
+/** Integer from `min` to `max`; `otherwise` is what its sentence expects beside it. */
+export function integer(min: number, max = Number.MAX_SAFE_INTEGER, otherwise = '') {
   const end = max === Number.MAX_SAFE_INTEGER ? 'and up' : `to ${max}`;
-  const error = `an integer from ${min} ${end}`;
+  const error = `an integer from ${min} ${end}${otherwise}`;
   return z.int({ error }).min(min, { error }).max(max, { error });
 }
 
@@ -130,15 +130,19 @@ export function nearest(name: string, known: readonly string[]): string | undefi
   return best;
 }
 
+// Letters put in, left out, replaced, or two in the wrong order.
 function editDistance(a: string, b: string): number {
-  let previous = Array.from({ length: b.length + 1 }, (_, j) => j);
+  const rows: number[][] = [Array.from({ length: b.length + 1 }, (_, j) => j)];
+  const at = (i: number, j: number) => rows[i]?.[j] ?? 0;
   for (let i = 1; i <= a.length; ++i) {
     const row = [i];
+    rows.push(row);
     for (let j = 1; j <= b.length; ++j) {
-      const replaced = (previous[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      row.push(Math.min(replaced, (previous[j] ?? 0) + 1, (row[j - 1] ?? 0) + 1));
+      const replaced = at(i - 1, j - 1) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      row.push(Math.min(replaced, at(i - 1, j) + 1, at(i, j - 1) + 1));
+      const swapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
+      if (swapped) row[j] = Math.min(at(i, j), at(i - 2, j - 2) + 1);
     }
-    previous = row;
   }
-  return previous[b.length] ?? 0;
+  return at(a.length, b.length);
 }

@@ -1,6 +1,6 @@
 /** The public interface of `anchorcoder`. Shapes are (outer, ..., inner); sizes are in bytes. */
 
-/** Stable `code` of an {@link AnchorError}. */
+/** Stable `code` of an `AnchorError`. */
 export type ErrorCode =
   | 'ERR_INVALID_ARGUMENT' // an argument or option has the wrong type, value or name
   | 'ERR_MODEL_NOT_FOUND' // the folder or a file in it is missing
@@ -63,6 +63,7 @@ export type CachePolicy =
   /** AnLLM's mask: as `anchor`, but an anchor sees its own line only, and no layer is dense. */
   | { kind: 'ansan'; tokens?: readonly number[] | 'newline' };
 
+/** Options of `loadModel`. */
 export interface LoadOptions {
   /** `'auto'` takes a GPU when there is one that works. @default `'cpu'` */
   device?: 'auto' | 'cpu';
@@ -76,6 +77,7 @@ export interface LoadOptions {
   signal?: AbortSignal;
 }
 
+/** What a loaded model is, and how it runs. */
 export interface ModelInfo {
   readonly folder: string;
   /** `architectures[0]` of the config. */
@@ -106,6 +108,7 @@ export interface ModelInfo {
   readonly warnings: readonly string[];
 }
 
+/** Options of {@link Model.createSession}. */
 export interface SessionOptions {
   /** Tokens that the session may hold, anchors included. @default the model's */
   contextLength?: number;
@@ -115,6 +118,7 @@ export interface SessionOptions {
   cacheType?: CacheType;
 }
 
+/** Options of {@link Model.tokenize}. */
 export interface TokenizeOptions {
   /** Text such as `<|endoftext|>` becomes the control token. @default false */
   parseSpecial?: boolean;
@@ -124,6 +128,7 @@ export interface TokenizeOptions {
   insertAnchors?: boolean;
 }
 
+/** Options of {@link Session.append}. */
 export interface AppendOptions {
   /** @default `'none'` */
   logits?: 'none' | 'last' | 'all';
@@ -134,6 +139,7 @@ export interface AppendOptions {
   signal?: AbortSignal;
 }
 
+/** Options of {@link Session.generate}. */
 export interface GenerateOptions {
   /** Tokens to generate at most; anchors are not counted. @default what the context has left */
   maxTokens?: number;
@@ -163,6 +169,7 @@ export interface GenerateOptions {
   signal?: AbortSignal;
 }
 
+/** An id and the natural logarithm of its probability. */
 export interface TokenLogprob {
   id: number;
   logprob: number;
@@ -183,6 +190,7 @@ export interface Chunk {
   finish?: 'stop' | 'length';
 }
 
+/** What {@link Model.complete} gives. */
 export interface Completion {
   text: string;
   ids: Uint32Array;
@@ -191,6 +199,7 @@ export interface Completion {
   stats: SessionStats;
 }
 
+/** Tokens and time of a completion. */
 export interface Usage {
   /** Tokens of the prompt and of the completion, anchors not counted. */
   promptTokens: number;
@@ -223,6 +232,7 @@ export interface SessionStats {
   fullWithoutAnchors: { rows: number; bytes: number };
 }
 
+/** Bytes that a model holds, and its number of sessions. */
 export interface ModelMemory {
   /** Mapped weight files, prepared copies, cache blocks of all sessions. */
   mapped: number;
@@ -231,21 +241,25 @@ export interface ModelMemory {
   sessions: number;
 }
 
+/** A loaded model. Any number of sessions may run at a time. */
 export interface Model {
   readonly info: ModelInfo;
   /** @throws `ERR_NO_TOKENIZER` */
   tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array>;
   /** Text of ids; anchors and control tokens are left out. @throws `ERR_NO_TOKENIZER` */
   detokenize(ids: ArrayLike<number>): string;
+  /** An empty session. @throws `ERR_INVALID_ARGUMENT`, `ERR_NO_TOKENIZER`, `ERR_OUT_OF_MEMORY` */
   createSession(options?: SessionOptions): Session;
   /** A session of its own for one prompt: reads it, generates, disposes. */
   complete(
     prompt: string | ArrayLike<number>,
     options?: GenerateOptions & SessionOptions & { onChunk?: (chunk: Chunk) => void },
   ): Promise<Completion>;
+  /** What the model holds now. */
   memory(): ModelMemory;
-  /** Aborts running calls and frees the memory. Idempotent. */
+  /** Aborts running calls and frees the memory, its sessions' too. Idempotent. */
   dispose(): void;
+  /** The same, for `using`. */
   [Symbol.dispose](): void;
 }
 
@@ -273,6 +287,7 @@ export interface Session {
   ): Promise<Float32Array | undefined>;
   /** Streams tokens. Leaving the loop early keeps exactly the tokens that were yielded. */
   generate(options?: GenerateOptions): AsyncIterableIterator<Chunk>;
+  /** What the cache holds now, and what a full one would. */
   stats(): SessionStats;
   /** An independent session with the same text (up to `at`); rows are shared until they change. */
   fork(at?: number): Session;
@@ -281,7 +296,9 @@ export interface Session {
    * and within what is still held. @throws `ERR_POSITION`
    */
   truncate(position: number): void;
+  /** Aborts what runs and frees the memory. Idempotent. */
   dispose(): void;
+  /** The same, for `using`. */
   [Symbol.dispose](): void;
 }
 
@@ -306,6 +323,7 @@ export interface Estimate {
   anchorShare: number;
 }
 
+/** Options of `estimate`. */
 export interface EstimateOptions {
   /** @default the model's context */
   context?: number;

@@ -111,7 +111,10 @@ export interface NativeBatch {
   /** (ids, topLogprobs) best alternatives, most probable first. */
   topIds: Uint32Array;
   topLogprobs: Float32Array;
-  /** '' while generating goes on. */
+  /**
+   * '' while generating goes on; anything else comes with at least one id. `stop`: the last id is
+   * one of `eosIds`, which does not enter the session (its end is the length before it).
+   */
   finish: '' | 'stop' | 'length';
 }
 
