@@ -17,6 +17,7 @@ namespace anchorcoder {
 namespace {
 
 constexpr size_t kAlignment = 64;
+constexpr size_t kMostBytes = size_t{1} << 47;  // the address space of a process
 
 size_t roundUp(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -119,7 +120,7 @@ bool reserveScratch(Device& device, size_t bytes) {
 void FreeMemory::operator()(void* memory) const { std::free(memory); }
 
 Memory allocateMemory(size_t bytes) {
-  if (bytes > SIZE_MAX - kAlignment) return nullptr;
+  if (bytes > kMostBytes) return nullptr;
   return Memory(std::aligned_alloc(kAlignment, roundUp(bytes > 0 ? bytes : 1)));
 }
 
