@@ -199,31 +199,30 @@ function readMetadata(value: unknown, metadata: Map<string, string>, name: strin
 }
 
 function readEntry(key: string, value: unknown, dataStart: number, file: string): TensorEntry {
-  const name = `${file}: tensor "${key}"`;
-  if (!isJson(value)) throw broken(name, `is described by ${show(value)}`);
+  const fail = (problem: string) => broken(file, `tensor "${key}" ${problem}`);
+  if (!isJson(value)) throw fail(`is described by ${show(value)}`);
   const { dtype, shape, data_offsets: offsets } = value;
   const bits = typeof dtype === 'string' ? bitsOf.get(dtype) : undefined;
   if (typeof dtype !== 'string' || bits === undefined) {
-    throw broken(name, `has the unknown type ${show(dtype)}`);
+    throw fail(`has the unknown type ${show(dtype)}`);
   }
-  if (!isSizes(shape)) throw broken(name, `has the shape ${show(shape)}`);
+  if (!isSizes(shape)) throw fail(`has the shape ${show(shape)}`);
   if (!isSizes(offsets) || offsets.length !== 2) {
-    throw broken(name, `has the offsets ${show(offsets)}`);
+    throw fail(`has the offsets ${show(offsets)}`);
   }
   const [begin = 0, end = 0] = offsets;
   // Exact, since every factor and every partial product is a safe integer.
   let elements = 1;
   for (const dimension of shape) {
     elements *= dimension;
-    if (!Number.isSafeInteger(elements))
-      throw broken(name, `has the shape ${show(shape)}: too big`);
+    if (!Number.isSafeInteger(elements)) throw fail(`has the shape ${show(shape)}: too big`);
   }
   const length = (elements * bits) / 8;
   if (!Number.isSafeInteger(elements * bits) || !Number.isInteger(length)) {
-    throw broken(name, `has ${elements} elements of ${bits} bits, which are no whole bytes`);
+    throw fail(`has ${elements} elements of ${bits} bits, which are no whole bytes`);
   }
   if (end - begin !== length || !Number.isSafeInteger(dataStart + end)) {
-    throw broken(name, `has the offsets ${begin} and ${end}, but needs ${length} bytes`);
+    throw fail(`has the offsets ${begin} and ${end}, but needs ${length} bytes`);
   }
   return { dtype, shape, elements, offset: dataStart + begin, length };
 }
