@@ -9,7 +9,7 @@ const defaultPeriod = 8;
 const defaultWindowSinks = 4;
 
 /** A policy without its ids, so that it can be known before a tokenizer is. */
-export type Layout = Omit<NativePolicy, 'anchorIds'> & {
+export type Layout = Omit<NativePolicy, 'anchorIds' | 'insertedAnchor'> & {
   /** Whose ids are anchors; `null`: none are. */
   tokens: { of: AnchorOptions['tokens'] } | null;
 };
@@ -151,7 +151,7 @@ export function nativePolicy(policy: CachePolicy, anchors: ModelAnchors): Native
     // AnLLM keeps no first token, unless the caller lists it.
     ids = ids.filter((id) => id !== anchors.bosTokenId);
   }
-  return { ...layout, anchorIds: ids };
+  return { ...layout, anchorIds: ids, insertedAnchor: anchors.insertId };
 }
 
 function layerWise(settings: AnchorOptions, layers: number): LayerWise {

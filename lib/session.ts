@@ -102,13 +102,8 @@ export class SessionHandle implements Session {
   }
 
   stats(): SessionStats {
-    return this.#now('stats', () => {
-      const stats = this.#native.stats();
-      const { insertId } = this.#model;
-      const isInserted = (id: number) => id === insertId;
-      const cached = insertId < 0 ? [] : this.#native.ids().subarray(0, stats.cached);
-      return sessionStats(stats, cached.filter(isInserted).length);
-    });
+    this.#guard(undefined);
+    return sessionStats(this.#native.stats());
   }
 
   fork(at: number = this.#position): Session {

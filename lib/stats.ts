@@ -2,11 +2,8 @@
 import type { SessionStats } from '../types/api.js';
 import type { NativeStats } from '../types/native.js';
 
-/**
- * `inserted`: cached tokens that are anchors put in after newlines, which the text would not have.
- * A full cache holds one row per token and layer, with the same bytes per row.
- */
-export function sessionStats(native: NativeStats, inserted: number): SessionStats {
+/** A full cache holds one row per token and layer, with the same bytes per row. */
+export function sessionStats(native: NativeStats): SessionStats {
   const { position, cached, anchors, mirrorRows, bytes, rowBytes } = native;
   const rowsPerLayer = Array.from(native.rows);
   const full = (tokens: number) => {
@@ -23,6 +20,6 @@ export function sessionStats(native: NativeStats, inserted: number): SessionStat
     bytes,
     rowBytes,
     full: full(cached),
-    fullWithoutAnchors: full(cached - inserted),
+    fullWithoutAnchors: full(cached - native.insertedAnchors),
   };
 }

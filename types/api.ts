@@ -287,7 +287,7 @@ export interface Session {
   ): Promise<Float32Array | undefined>;
   /** Streams tokens. Leaving the loop early keeps exactly the tokens that were yielded. */
   generate(options?: GenerateOptions): AsyncIterableIterator<Chunk>;
-  /** What the cache holds now, and what a full one would. */
+  /** What the cache holds now, and what a full one would. May be asked at any time. */
   stats(): SessionStats;
   /** An independent session with the same text (up to `at`); rows are shared until they change. */
   fork(at?: number): Session;

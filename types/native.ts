@@ -91,6 +91,8 @@ export interface NativePolicy {
   consumersAbove: number;
   /** Keys of anchors turn by positions of their line, spread over the heads (MHPE). */
   multiHeadPositions: boolean;
+  /** Id that is inserted after newlines, so that it can be counted; -1: none. */
+  insertedAnchor: number;
 }
 
 export interface NativeSessionSpec {
@@ -176,6 +178,8 @@ export interface NativeStats {
   cached: number;
   /** Anchors among the cached tokens. */
   anchors: number;
+  /** Of them, those of the id `insertedAnchor`. */
+  insertedAnchors: number;
   /** (layers) live rows of each layer, the mirror's not counted. */
   rows: Uint32Array;
   /** Copies of the source layer's kept rows for its consumers. */

@@ -118,7 +118,7 @@ void Executor::startGenerate(const std::shared_ptr<Session>& session, GenerateOp
       // that leaving at once gives back the text as it was.
       auto& ids = session->sequence().ids;
       if (job->endsNewline[static_cast<size_t>(ids.back())] &&
-          session->position() < session->contextLength()) {
+          session->position() + 1 < session->contextLength()) {
         ids.push_back(options.forcedAnchor);
       }
     }

@@ -140,13 +140,16 @@ PolicyState::TokenRows PolicyState::add(int32_t id, std::span<int32_t> keyPositi
   if (keep) kept_.push_back(position);
   if (closes) closers_.push_back(position);
   if (isAnchorId) ++anchorCount_;
+  if (id == policy_->insertedAnchor) ++insertedCount_;
   ++size_;
   return rows;
 }
 
 void PolicyState::truncate(int32_t position, std::span<const int32_t> ids) {
   for (int32_t p = position; p < size_; ++p) {
-    if (policy_->isAnchor[static_cast<size_t>(ids[static_cast<size_t>(p)])]) --anchorCount_;
+    const int32_t id = ids[static_cast<size_t>(p)];
+    if (policy_->isAnchor[static_cast<size_t>(id)]) --anchorCount_;
+    if (id == policy_->insertedAnchor) --insertedCount_;
   }
   while (!kept_.empty() && kept_.back() >= position) kept_.pop_back();
   while (!closers_.empty() && closers_.back() >= position) closers_.pop_back();

@@ -30,6 +30,7 @@ struct Policy {
   int32_t sourceLayer = -1;    // layer-wise anchor attention, -1: none
   int32_t consumersAbove = 0;
   bool multiHeadPositions = false;
+  int32_t insertedAnchor = -1;  // id that was inserted after newlines, for counting; -1: none
 
   bool isConsumer(int32_t layer) const { return sourceLayer >= 0 && layer > consumersAbove; }
   bool anyAnchored() const;
@@ -63,6 +64,7 @@ class PolicyState {
   int32_t keptCount() const { return static_cast<int32_t>(kept_.size()); }
   // Tokens whose id is an anchor.
   int32_t anchorCount() const { return anchorCount_; }
+  int32_t insertedCount() const { return insertedCount_; }
 
   // First position that a token at `position` sees beside kept rows; position <= size().
   int32_t windowStart(int32_t position) const;
@@ -86,6 +88,7 @@ class PolicyState {
   const Policy* policy_;
   int32_t size_ = 0;
   int32_t anchorCount_ = 0;
+  int32_t insertedCount_ = 0;
   bool firstHoldsAnchor_ = false;  // id at position 0 is an anchor id
   std::vector<int32_t> kept_;      // positions of kept rows, ascending
   std::vector<int32_t> closers_;   // positions that close a line, ascending

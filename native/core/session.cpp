@@ -126,6 +126,7 @@ void Session::publish() {
   stats_.position = position();
   stats_.cached = cachedTokens;
   stats_.anchors = state.anchorCount();
+  stats_.insertedAnchors = state.insertedCount();
   stats_.rows.assign(policy_.dense.size(), 0);
   stats_.mirrorRows = 0;
   for (size_t l = 0; l < policy_.dense.size(); ++l) {

@@ -18,6 +18,7 @@ struct SessionStats {
   int32_t position = 0;
   int32_t cached = 0;
   int32_t anchors = 0;
+  int32_t insertedAnchors = 0;
   std::vector<uint32_t> rows;  // (layers)
   uint32_t mirrorRows = 0;
   uint64_t bytes = 0;

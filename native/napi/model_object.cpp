@@ -120,6 +120,7 @@ Policy toPolicy(const Napi::Object& object, int32_t vocabSize) {
   policy.sourceLayer = readInt(object, "sourceLayer");
   policy.consumersAbove = readInt(object, "consumersAbove");
   policy.multiHeadPositions = readBool(object, "multiHeadPositions");
+  policy.insertedAnchor = readInt(object, "insertedAnchor");
   return policy;
 }
 

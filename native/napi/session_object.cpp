@@ -159,6 +159,7 @@ Napi::Value statsObject(Napi::Env env, const SessionStats& stats) {
   object.Set("position", stats.position);
   object.Set("cached", stats.cached);
   object.Set("anchors", stats.anchors);
+  object.Set("insertedAnchors", stats.insertedAnchors);
   object.Set("rows", toTypedArray<uint32_t>(env, stats.rows));
   object.Set("mirrorRows", stats.mirrorRows);
   object.Set("bytes", static_cast<double>(stats.bytes));

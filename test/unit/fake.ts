@@ -102,6 +102,8 @@ export class FakeSession implements NativeSession {
   commits: number[] = [];
   ended: number[] = [];
   aborts = 0;
+  /** Id that is counted as inserted. */
+  insertId = -1;
   disposed = false;
   appended: { ids: number[]; logits: LogitsWanted }[] = [];
   /** Set to make the next calls wait until `abort` or `go`. */
@@ -201,6 +203,7 @@ export class FakeSession implements NativeSession {
       position: this.text.length,
       cached: this.cached,
       anchors: 0,
+      insertedAnchors: this.text.slice(0, this.cached).filter((id) => id === this.insertId).length,
       rows: Uint32Array.of(this.cached, 2),
       mirrorRows: 2,
       bytes: 4096,
@@ -252,6 +255,7 @@ export function fakeSession(
   const native = new FakeSession();
   native.text = [...text];
   native.cached = text.length;
+  native.insertId = anchors.insertId;
   const settings = { contextLength, policy: { kind: 'full' }, cacheType: 'f32' } as const;
   return { tokenizer, model, native, session: new SessionHandle(model, native, settings) };
 }

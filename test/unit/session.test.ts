@@ -163,7 +163,7 @@ describe('one call at a time', () => {
       error('ERR_BUSY', 'busy with "append" and cannot begin "append"'),
     );
     await expect(session.generate().next()).rejects.toEqual(error('ERR_BUSY', '"generate"'));
-    expect(() => session.stats()).toThrow(error('ERR_BUSY'));
+    expect(session.stats().position).toBe(2); // what is there may be asked at any time
     expect(() => session.ids()).toThrow(error('ERR_BUSY'));
     expect(() => session.truncate(0)).toThrow(error('ERR_BUSY'));
     expect(() => session.fork()).toThrow(error('ERR_BUSY'));
