@@ -32,8 +32,8 @@ export function findAddon(root: string, expectedVersion: string): NativeAddon {
     'build it with: npm install --no-save node-gyp node-addon-api && ' +
     `node ${join(root, 'scripts', 'build-native.mjs')} (needs python3, make and g++ 12)`;
   if (path === undefined) {
-    const message = `anchorcoder has no native addon for ${target} at ${paths.join(' or ')}; ${build}`;
-    throw new AnchorError('ERR_ADDON', message);
+    const message = `anchorcoder has no native addon for ${target} at ${paths.join(' or ')}`;
+    throw new AnchorError('ERR_ADDON', `${message}; ${build}`);
   }
   const addon = open(path, build);
   if (addon.version !== expectedVersion) {

@@ -88,8 +88,9 @@ function findFamily(fields: Fields): { architecture: string; family: Family } {
   }
   const activation = fields.text('hidden_act', family.activation);
   if (activation !== family.activation) {
-    const message = `config.json has "hidden_act" = "${activation}"; supported: ${family.activation}`;
-    throw new AnchorError('ERR_MODEL_UNSUPPORTED', message);
+    const message = `config.json has "hidden_act" = "${activation}"`;
+    const cure = `supported: ${family.activation}`;
+    throw new AnchorError('ERR_MODEL_UNSUPPORTED', `${message}; ${cure}`);
   }
   return { architecture: family.architecture, family };
 }
@@ -101,7 +102,7 @@ function readHeadDim(fields: Fields, hiddenSize: number, heads: number): number 
   }
   const headDim = fields.integer('head_dim', 1, 1024, hiddenSize / heads);
   if (headDim % 2 !== 0) {
-    const message = `config.json makes a head size of ${headDim}; rotary positions need an even one`;
+    const message = `config.json has a head size of ${headDim}; rotary positions need an even one`;
     throw new AnchorError('ERR_MODEL_INVALID', message);
   }
   return headDim;

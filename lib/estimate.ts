@@ -35,11 +35,12 @@ export async function estimate(folder: string, options?: EstimateOptions): Promi
   // A key and a value; int8 rows have a scale for each.
   const scales = cacheType === 'int8' ? 8 : 0;
   const rowBytes = config.kvHeads * (2 * config.headDim * elementBytes[cacheType] + scales);
-  const { rows, heldRows } = countRows(layout, config.layers, context, anchorShare);
+  const { rows, heldRows, lineEnds } = countRows(layout, config.layers, context, anchorShare);
   const fullRows = config.layers * context;
   return {
     weightBytes: model.weightBytes,
-    cacheBytes: heldRows * rowBytes,
+    // The engine keeps a residual row (float32) of each line's end, to go back to it.
+    cacheBytes: heldRows * rowBytes + lineEnds * config.hiddenSize * 4,
     fullCacheBytes: config.layers * inBlocks(context) * rowBytes,
     rows,
     fullRows,
@@ -51,7 +52,7 @@ function inBlocks(rows: number): number {
   return Math.ceil(rows / blockRows) * blockRows;
 }
 
-// Live rows of all layers, and the rows of all blocks held, the mirror's among them.
+// Live rows of all layers; rows of all blocks held, the mirror's among them; ends of lines.
 function countRows(layout: Layout, layers: number, context: number, share: number) {
   const anchored = layout.dense.filter((isDense) => isDense === 0).length;
   const dense = layers - anchored;
@@ -72,5 +73,6 @@ function countRows(layout: Layout, layers: number, context: number, share: numbe
       dense * inBlocks(context) +
       anchored * (inBlocks(kept) + inBlocks(recent)) +
       (hasMirror ? inBlocks(kept) : 0),
+    lineEnds: anchored > 0 && layout.line ? anchors : 0,
   };
 }

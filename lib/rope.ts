@@ -28,8 +28,8 @@ interface Magnitude {
 }
 
 /**
- * Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4, where the type may
- * also be called `type`).
+ * Reads `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (4, where the type
+ * may also be called `type`).
  * @throws `ERR_MODEL_UNSUPPORTED` for another type, `ERR_MODEL_INVALID`
  */
 export function readRope(fields: Fields, headDim: number, contextLength: number): RopeParameters {
@@ -112,7 +112,7 @@ export function computeRope({ theta, dims, scaling }: RopeParameters): NativeRop
       break;
   }
   if (!inverseFrequencies.every((value) => Number.isFinite(value) && value > 0)) {
-    const message = `config.json: "rope_theta" = ${theta} and its scaling make no usable frequencies`;
+    const message = `config.json: "rope_theta" = ${theta} and its scaling give no frequencies`;
     throw new AnchorError('ERR_MODEL_INVALID', message);
   }
   return { rotaryDims: dims, interleaved: false, scale, inverseFrequencies };

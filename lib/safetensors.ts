@@ -60,8 +60,8 @@ function broken(name: string, problem: string): AnchorError {
 }
 
 /**
- * Finds `model.safetensors`, or the files that `model.safetensors.index.json` names, and reads their
- * headers.
+ * Finds `model.safetensors`, or the files that `model.safetensors.index.json` names, and reads
+ * their headers.
  * @throws `ERR_MODEL_NOT_FOUND`, `ERR_MODEL_INVALID`, `ERR_MODEL_UNSUPPORTED` (pickles only)
  */
 export async function readWeightFiles(folder: string): Promise<WeightFiles> {
@@ -76,8 +76,8 @@ export async function readWeightFiles(folder: string): Promise<WeightFiles> {
   for (const name of ['pytorch_model.bin', 'pytorch_model.bin.index.json']) {
     if ((await sizeOf(join(folder, name))) === undefined) continue;
     const message =
-      `"${folder}" has its weights in ${name} only: a pickle may run any code when it is read, so ` +
-      'only safetensors are read; convert the model with save_pretrained(..., safe_serialization)';
+      `"${folder}" has its weights in ${name} only: a pickle may run any code when it is read, ` +
+      'so only safetensors are; write them with save_pretrained(folder, safe_serialization=True)';
     throw new AnchorError('ERR_MODEL_UNSUPPORTED', message);
   }
   const message = `"${folder}" holds neither ${single} nor ${single}.index.json`;

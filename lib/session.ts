@@ -205,8 +205,8 @@ export class SessionHandle implements Session {
     const total = this.#position + count;
     if (total <= this.contextLength) return;
     const message =
-      `The session holds ${this.#position} tokens and ${count} more were given: ${total}, but its ` +
-      `context is ${this.contextLength}`;
+      `The session holds ${this.#position} tokens and ${count} more were given: ${total}, but ` +
+      `its context is ${this.contextLength}`;
     throw new AnchorError('ERR_CONTEXT_LENGTH', message);
   }
 
@@ -281,8 +281,10 @@ export class SessionHandle implements Session {
       const message = 'The session is empty: append a prompt before generating';
       error = new AnchorError('ERR_INVALID_ARGUMENT', message);
     } else if (this.#position >= contextLength) {
-      const message = `The session holds ${this.#position} tokens and its context is ${contextLength}`;
-      error = new AnchorError('ERR_CONTEXT_LENGTH', `${message}: nothing can be generated`);
+      const message =
+        `The session holds ${this.#position} tokens and its context is ${contextLength}: ` +
+        'nothing can be generated';
+      error = new AnchorError('ERR_CONTEXT_LENGTH', message);
     }
     if (!error) return release;
     release();

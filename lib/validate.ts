@@ -1,4 +1,4 @@
-/** Turns values that come from outside into checked ones, or into sentences that say what is wrong. */
+/** Turns values that come from outside into checked ones, or into sentences on what is wrong. */
 import { z } from 'zod';
 import type { ErrorCode } from '../types/api.js';
 import { AnchorError } from './errors.js';

@@ -16,7 +16,7 @@ export type ErrorCode =
   | 'ERR_DEVICE' // the device cannot be used
   | 'ERR_ADDON'; // the native addon is missing or does not fit this package
 
-/** `exact`: float32 activations. `bf16`: inputs of products rounded to bfloat16, sums in float32. */
+/** `exact`: float32 activations. `bf16`: products take inputs in bfloat16, sum in float32. */
 export type ComputeMode = 'exact' | 'bf16';
 
 /** Type of the rows in a session's cache. */
@@ -56,7 +56,7 @@ export interface AnchorOptions {
 export type CachePolicy =
   /** Every row in every layer. For a model trained for anchors this is the approximation. */
   | { kind: 'full' }
-  /** The last `size` tokens and the first `sinks` in every layer but the dense ones (StreamingLLM). */
+  /** The last `size` tokens and the first `sinks`, but in dense layers all (StreamingLLM). */
   | { kind: 'window'; size: number; sinks?: number; denseLayers?: readonly number[] }
   /** AnchorCoder: anchors and the open line in all layers but the dense ones. */
   | ({ kind: 'anchor'; line?: boolean } & Omit<AnchorOptions, 'insert' | 'indent'>)

@@ -104,7 +104,7 @@ export interface NativeSessionSpec {
 /** Token ids of one `read`, in order; anchors that were forced are not among them. */
 export interface NativeBatch {
   ids: Uint32Array;
-  /** Session length in tokens after each id, with the anchor that follows it where one was forced. */
+  /** Session length in tokens after each id, with the anchor that was forced after it. */
   ends: Uint32Array;
   /** (ids) natural logarithm of the probability; empty when not asked for. */
   logprobs: Float32Array;

@@ -292,7 +292,7 @@ describe('estimate', () => {
       weightBytes: 22_948_160 * 2,
       rows: 2 * 2048 + 14 * (kept + 10),
       fullRows: 16 * 2048,
-      cacheBytes: (2 * 2048 + 14 * (224 + 32) + 224) * rowBytes,
+      cacheBytes: (2 * 2048 + 14 * (224 + 32) + 224) * rowBytes + 205 * 320 * 4,
       fullCacheBytes: 16 * 2048 * rowBytes,
       anchorShare: 0.1,
     });
