@@ -62,6 +62,8 @@ function countRows(layout: Layout, layers: number, context: number, share: numbe
   const line = !layout.line ? 0 : anchors > 0 ? Math.ceil(context / anchors) : context;
   const recent = Math.min(context, Math.max(line, layout.window));
   const perLayer = Math.min(context, kept + recent);
+  // A sliding window may begin with the last row of a block.
+  const slack = layout.window > 0 && layout.window < context ? blockRows - 1 : 0;
   const { sourceLayer, consumersAbove } = layout;
   const hasMirror =
     sourceLayer >= 0 &&
@@ -71,8 +73,8 @@ function countRows(layout: Layout, layers: number, context: number, share: numbe
     rows: dense * context + anchored * perLayer,
     heldRows:
       dense * inBlocks(context) +
-      anchored * (inBlocks(kept) + inBlocks(recent)) +
+      anchored * (inBlocks(kept) + inBlocks(recent + slack)) +
       (hasMirror ? inBlocks(kept) : 0),
-    lineEnds: anchored > 0 && layout.line ? anchors : 0,
+    lineEnds: anchored > 0 ? anchors : 0,
   };
 }
