@@ -34,9 +34,7 @@ void Segment::reserve(const std::shared_ptr<DeviceContext>& context, const Cache
   const auto first = static_cast<size_t>(from / kBlockRows - firstBlock_);
   const auto last = static_cast<size_t>(columnsFor(to) - firstBlock_);
 
-  const auto make = [&] {
-    return std::make_shared<BlockMemory>(context, shape.columnBytes());
-  };
+  const auto make = [&] { return std::make_shared<BlockMemory>(context, shape.columnBytes()); };
   // A shared column is copied before its first new row; without old rows in it that is a waste,
   // but such a column exists only after a fork that was cut back to its very border.
   if (first < columns_.size() && columns_[first].use_count() > 1) {

@@ -113,9 +113,8 @@ void Executor::finishJob(Job& job, Calls& calls) {
       }
     }
     if (job.ended) {
-      calls.push_back([done = std::move(job.ended), failure] {
-        done(failure ? &*failure : nullptr);
-      });
+      calls.push_back(
+          [done = std::move(job.ended), failure] { done(failure ? &*failure : nullptr); });
     }
   }
   if (session.disposed) session.clear();
@@ -299,8 +298,7 @@ void Executor::addSample(Job& job, std::span<const float> logits) {
 void Executor::answerReader(Job& job, Calls& calls) {
   if (!job.reader) return;
   if (job.failure) {
-    calls.push_back(
-        [done = std::move(job.reader), error = *job.failure] { done({}, &error); });
+    calls.push_back([done = std::move(job.reader), error = *job.failure] { done({}, &error); });
     job.reader = nullptr;
     return;
   }

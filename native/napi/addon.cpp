@@ -17,7 +17,9 @@ Napi::Value instructionSetNames(const Napi::CallbackInfo& info) {
   auto sets = instructionSets();
   std::reverse(sets.begin(), sets.end());  // best last
   Napi::Array names = Napi::Array::New(info.Env(), sets.size());
-  for (uint32_t i = 0; i < names.Length(); ++i) names.Set(i, Napi::String::New(info.Env(), sets[i]));
+  for (uint32_t i = 0; i < names.Length(); ++i) {
+    names.Set(i, Napi::String::New(info.Env(), sets[i]));
+  }
   return names;
 }
 

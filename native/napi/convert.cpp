@@ -9,8 +9,7 @@ namespace anchorcoder {
 namespace {
 
 [[noreturn]] void expected(const char* name, const char* what) {
-  throw Error(ErrorCode::invalidArgument,
-              std::string("Expected ") + name + " to be " + what);
+  throw Error(ErrorCode::invalidArgument, std::string("Expected ") + name + " to be " + what);
 }
 
 }  // namespace
@@ -67,8 +66,7 @@ Napi::Array readArray(const Napi::Object& object, const char* name) {
 }
 
 std::vector<uint32_t> toUint32s(const Napi::Value& value, const char* name) {
-  if (!value.IsTypedArray() ||
-      value.As<Napi::TypedArray>().TypedArrayType() != napi_uint32_array) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint32_array) {
     expected(name, "a Uint32Array");
   }
   const auto array = value.As<Napi::Uint32Array>();

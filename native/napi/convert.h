@@ -41,20 +41,17 @@ Napi::Value toTypedArray(Napi::Env env, const std::vector<Source>& values) {
 // `this`, so calling it on a foreign object is harmless.
 template <typename Function>
 void setMethod(Napi::Object object, const char* name, Function function) {
-  const Napi::Env env = object.Env();
-  object.Set(name, Napi::Function::New(
-                       env,
-                       [function = std::move(function)](const Napi::CallbackInfo& info) -> Napi::Value {
-                         try {
-                           return function(info);
-                         } catch (const Error& error) {
-                           throw toJavaScript(info.Env(), error);
-                         } catch (const std::bad_alloc&) {
-                           throw toJavaScript(info.Env(), Error(ErrorCode::outOfMemory,
-                                                                "There is no memory left"));
-                         }
-                       },
-                       name));
+  const auto guarded = [function =
+                            std::move(function)](const Napi::CallbackInfo& info) -> Napi::Value {
+    try {
+      return function(info);
+    } catch (const Error& error) {
+      throw toJavaScript(info.Env(), error);
+    } catch (const std::bad_alloc&) {
+      throw toJavaScript(info.Env(), Error(ErrorCode::outOfMemory, "There is no memory left"));
+    }
+  };
+  object.Set(name, Napi::Function::New(object.Env(), guarded, name));
 }
 
 }  // namespace anchorcoder

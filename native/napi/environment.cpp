@@ -7,9 +7,9 @@
 namespace anchorcoder {
 
 Channel::Channel(Napi::Env env) {
-  const napi_status status = napi_create_threadsafe_function(
-      env, nullptr, nullptr, Napi::String::New(env, "anchorcoder"), 0, 1, nullptr, nullptr, nullptr,
-      call, &function_);
+  const napi_status status =
+      napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, "anchorcoder"),
+                                      0, 1, nullptr, nullptr, nullptr, call, &function_);
   if (status != napi_ok) throw Napi::Error::New(env, "Cannot create a thread-safe function");
   // It starts referenced and would keep the process alive.
   napi_unref_threadsafe_function(env, function_);

@@ -111,8 +111,7 @@ Policy toPolicy(const Napi::Object& object, int32_t vocabSize) {
   policy.window = readInt(object, "window");
   policy.sinks = readInt(object, "sinks");
   const Napi::Value dense = object.Get("dense");
-  if (!dense.IsTypedArray() ||
-      dense.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+  if (!dense.IsTypedArray() || dense.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
     throw Error(ErrorCode::invalidArgument, "Expected dense to be a Uint8Array");
   }
   const auto array = dense.As<Napi::Uint8Array>();
@@ -138,9 +137,9 @@ Napi::Value createSession(const SharedHandle& handle, const Napi::CallbackInfo& 
   if (!info[0].IsObject()) throw Error(ErrorCode::invalidArgument, "Expected a specification");
   const auto spec = info[0].As<Napi::Object>();
   const int32_t vocabSize = handle->open().model()->config().vocabSize;
-  auto session = handle->open().createSession(
-      toPolicy(readObject(spec, "policy"), vocabSize), readInt(spec, "contextLength"),
-      toCacheType(readString(spec, "cacheType")));
+  auto session = handle->open().createSession(toPolicy(readObject(spec, "policy"), vocabSize),
+                                              readInt(spec, "contextLength"),
+                                              toCacheType(readString(spec, "cacheType")));
   return sessionObject(info.Env(), handle->executor, std::move(session));
 }
 

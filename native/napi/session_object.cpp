@@ -125,13 +125,11 @@ Napi::Value read(const SharedHandle& handle, const std::shared_ptr<bool>& logpro
   const Settler settler(info.Env());
   try {
     handle->executor->read(
-        session, commit,
-        [settler, wanted = *logprobs](GeneratedBatch batch, const Error* error) {
+        session, commit, [settler, wanted = *logprobs](GeneratedBatch batch, const Error* error) {
           if (error) return settler.reject(*error);
           auto shared = std::make_shared<GeneratedBatch>(std::move(batch));
-          settler.resolve([shared, wanted](Napi::Env env) {
-            return batchObject(env, *shared, wanted);
-          });
+          settler.resolve(
+              [shared, wanted](Napi::Env env) { return batchObject(env, *shared, wanted); });
         });
   } catch (const Error& error) {
     settler.reject(error);
@@ -171,16 +169,14 @@ Napi::Value statsObject(Napi::Env env, const SessionStats& stats) {
 
 Napi::Object sessionObject(Napi::Env env, std::shared_ptr<Executor> executor,
                            std::shared_ptr<Session> session) {
-  const auto handle =
-      std::make_shared<Handle>(Handle{std::move(executor), std::move(session)});
+  const auto handle = std::make_shared<Handle>(Handle{std::move(executor), std::move(session)});
   const auto logprobs = std::make_shared<bool>(false);
   Napi::Object object = Napi::Object::New(env);
   using Info = const Napi::CallbackInfo&;
   setMethod(object, "append", [handle](Info info) { return append(handle, info); });
   setMethod(object, "startGenerate",
             [handle, logprobs](Info info) { return startGenerate(handle, logprobs, info); });
-  setMethod(object, "read",
-            [handle, logprobs](Info info) { return read(handle, logprobs, info); });
+  setMethod(object, "read", [handle, logprobs](Info info) { return read(handle, logprobs, info); });
   setMethod(object, "endGenerate", [handle](Info info) { return endGenerate(handle, info); });
   setMethod(object, "abort", [handle](Info info) {
     if (handle->session) handle->executor->abort(handle->session);
@@ -197,16 +193,15 @@ Napi::Object sessionObject(Napi::Env env, std::shared_ptr<Executor> executor,
   setMethod(object, "ids", [handle](Info info) {
     return toTypedArray<uint32_t>(info.Env(), handle->executor->ids(handle->open()));
   });
-  setMethod(object, "stats", [handle](Info info) {
-    return statsObject(info.Env(), handle->open()->stats());
-  });
+  setMethod(object, "stats",
+            [handle](Info info) { return statsObject(info.Env(), handle->open()->stats()); });
   setMethod(object, "dispose", [handle](Info info) {
     if (const auto closing = std::move(handle->session)) handle->executor->dispose(closing);
     handle->session = nullptr;
     return info.Env().Undefined();
   });
-  object.DefineProperty(Napi::PropertyDescriptor::Accessor(
-      env, object, "cached", [handle](Info info) -> Napi::Value {
+  object.DefineProperty(
+      Napi::PropertyDescriptor::Accessor(env, object, "cached", [handle](Info info) -> Napi::Value {
         const int32_t cached = handle->session ? handle->session->progress.load() : 0;
         return Napi::Number::New(info.Env(), cached);
       }));
