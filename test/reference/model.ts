@@ -9,6 +9,9 @@ import { type CacheRounding, roundRows } from './rounding.js';
 import type { Settings } from './settings.js';
 import type { ReferenceModel } from './weights.js';
 
+// Under a test runner a global such as Math is looked up anew, slowly, each time it is named.
+const { exp, floor, sqrt } = Math;
+
 export interface ForwardOptions {
   /** Rounds keys and values as a cache of that type stores them. @default no rounding */
   cache?: CacheRounding;
@@ -68,7 +71,7 @@ function norm(model: ReferenceModel, name: string, x: Float64Array): Float64Arra
   for (let start = 0; start < x.length; start += size) {
     let sum = 0;
     for (let i = 0; i < size; i++) sum += (x[start + i] as number) ** 2;
-    const factor = 1 / Math.sqrt(sum / size + model.normEpsilon);
+    const factor = 1 / sqrt(sum / size + model.normEpsilon);
     for (let i = 0; i < size; i++) {
       y[start + i] = (x[start + i] as number) * factor * (weight[i] as number);
     }
@@ -99,12 +102,15 @@ export function attend(
 ): Float64Array {
   const { heads, kvHeads, headDim } = model;
   const output = new Float64Array(query.length);
-  const scale = 1 / Math.sqrt(headDim);
+  const scale = 1 / sqrt(headDim);
+  // One softmax over all lists: list n has its weights from n * positions.length on.
+  const weights = new Float64Array(lists.length * seen.length);
   seen.forEach((positions, i) => {
     for (let h = 0; h < heads; h++) {
-      const kvHead = Math.floor(h / (heads / kvHeads));
+      const kvHead = floor(h / (heads / kvHeads));
       const q = (i * heads + h) * headDim;
-      const scores: number[] = [];
+      let count = 0;
+      let largest = Number.NEGATIVE_INFINITY;
       for (const { keys } of lists) {
         for (const j of positions) {
           const k = (j * kvHeads + kvHead) * headDim;
@@ -112,21 +118,26 @@ export function attend(
           for (let d = 0; d < headDim; d++) {
             score += (query[q + d] as number) * (keys[k + d] as number);
           }
-          scores.push(score * scale);
+          score *= scale;
+          if (score > largest) largest = score;
+          weights[count++] = score;
         }
       }
-      const largest = scores.reduce((a, b) => Math.max(a, b));
-      const weights = scores.map((score) => Math.exp(score - largest));
-      const sum = weights.reduce((a, b) => a + b);
-      lists.forEach(({ values }, list) => {
-        positions.forEach((j, n) => {
-          const weight = (weights[list * positions.length + n] as number) / sum;
+      let sum = 0;
+      for (let n = 0; n < count; n++) {
+        weights[n] = exp((weights[n] as number) - largest);
+        sum += weights[n] as number;
+      }
+      count = 0;
+      for (const { values } of lists) {
+        for (const j of positions) {
+          const weight = (weights[count++] as number) / sum;
           const v = (j * kvHeads + kvHead) * headDim;
           for (let d = 0; d < headDim; d++) {
             output[q + d] = (output[q + d] as number) + weight * (values[v + d] as number);
           }
-        });
-      });
+        }
+      }
     }
   });
   return output;
@@ -185,7 +196,7 @@ export function forward(
     const up = linear(model, `${layer}.mlp.up_proj`, middle);
     const active = up.map((value, i) => {
       const g = gate[i] as number;
-      return (g / (1 + Math.exp(-g))) * value;
+      return (g / (1 + exp(-g))) * value;
     });
     add(x, linear(model, `${layer}.mlp.down_proj`, active));
   }

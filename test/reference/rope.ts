@@ -1,5 +1,8 @@
 /** Rotary position encoding of the Llama class: half-split pairs, four ways to stretch it. */
 
+// Under a test runner a global such as Math is looked up anew, slowly, each time it is named.
+const { cos, sin } = Math;
+
 /** `rope_parameters` of a config, or `rope_theta` and `rope_scaling` of an older one. */
 export interface RopeConfig {
   type: string;
@@ -103,8 +106,8 @@ export function rotate(x: Float64Array, offset: number, position: number, rope: 
   const pairs = rope.frequencies.length;
   for (let j = 0; j < pairs; j++) {
     const angle = position * (rope.frequencies[j] as number);
-    const cosine = Math.cos(angle) * rope.scale;
-    const sine = Math.sin(angle) * rope.scale;
+    const cosine = cos(angle) * rope.scale;
+    const sine = sin(angle) * rope.scale;
     const a = x[offset + j] as number;
     const b = x[offset + pairs + j] as number;
     x[offset + j] = a * cosine - b * sine;
