@@ -100,6 +100,7 @@ class Executor {
   void finishJob(Job& job, Calls& calls);
   void waitForReaders(Lock& lock);
   void collect(Batch& batch);
+  int32_t mostLogitRows() const;
   void runPass(Batch batch);
   void prepareItems(Batch& batch, std::vector<BatchItem>& items);
   void fail(Job& job, const Error& error);

@@ -20,6 +20,7 @@ constexpr double kPassSeconds = 0.05;
 constexpr int32_t kFirstBudget = 64, kSmallestBudget = 16, kLargestBudget = 2048;
 // How long a batch waits for readers whose sessions were in the last one.
 constexpr auto kReaderWait = std::chrono::microseconds(200);
+constexpr size_t kLogitBytes = size_t{32} << 20;
 // Longer items are prompts.
 constexpr int32_t kStepTokens = 2;
 
@@ -137,6 +138,12 @@ void Executor::waitForReaders(Lock& lock) {
   });
 }
 
+// Rows of logits that one pass makes at most, so that its scratch stays bounded.
+int32_t Executor::mostLogitRows() const {
+  const size_t rows = kLogitBytes / (static_cast<size_t>(model_->config().vocabSize) * 4);
+  return std::max(kSmallestBudget, static_cast<int32_t>(rows));
+}
+
 // Picks the jobs of the next pass and how many tokens each of them runs.
 void Executor::collect(Batch& batch) {
   int32_t left = kFirstBudget;
@@ -159,6 +166,7 @@ void Executor::collect(Batch& batch) {
       if (!runnable(*job, step)) continue;
       if (!step && left <= 0 && !batch.empty()) break;
       job->share = std::min(job->session->pending(), std::max(left, kSmallestBudget));
+      if (job->logits == LogitsWanted::all) job->share = std::min(job->share, mostLogitRows());
       left -= job->share;
       shared = &job->session->policy();
       if (job->kind == Job::Kind::generate) ++lastGenerating_;

@@ -100,12 +100,13 @@ std::shared_ptr<Session> Session::fork(int32_t at) const {
 
 void Session::saveHidden(int32_t at, std::span<const float> row) {
   const bool endsLine = policy_.anyAnchored() && sequence_.state.closesLine(at);
-  saved_.push_back({at, endsLine, {row.begin(), row.end()}});
+  saved_.push_back(
+      {at, endsLine, std::make_shared<const std::vector<float>>(row.begin(), row.end())});
 }
 
 const float* Session::lastHidden() {
   const int32_t last = cached() - 1;
-  if (!saved_.empty() && saved_.back().position == last) return saved_.back().row.data();
+  if (!saved_.empty() && saved_.back().position == last) return saved_.back().row->data();
   if (last < 0 || !canCut(last)) {
     throw Error(ErrorCode::position,
                 "The last token cannot be run again because its line has left the cache; append "

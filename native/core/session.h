@@ -74,7 +74,7 @@ class Session {
   struct SavedRow {
     int32_t position;
     bool endsLine;
-    std::vector<float> row;  // (hiddenSize)
+    std::shared_ptr<const std::vector<float>> row;  // (hiddenSize), shared by forks
   };
 
   bool canCut(int32_t to) const;
