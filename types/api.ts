@@ -44,7 +44,10 @@ export interface AnchorOptions {
   sourceLayer?: number | null;
   /** Consumers of the source layer are the layers above this one (`multilayer`). */
   consumersAbove?: number;
-  /** Spread an anchor's key positions over its line, head by head. @default true */
+  /**
+   * Spread an anchor's key positions over its line, head by head.
+   * @default true for models trained for anchors, else false
+   */
   multiHeadPositions?: boolean;
   /** Neighbours that anchored layers see beside the line, the token itself included. @default 0 */
   window?: number;

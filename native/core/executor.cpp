@@ -24,6 +24,10 @@ Executor::Executor(std::shared_ptr<Model> model, std::function<void()> stopped)
 
 Executor::~Executor() {
   stop();
+  join();
+}
+
+void Executor::join() {
   if (thread_.joinable()) thread_.join();
 }
 

@@ -84,6 +84,8 @@ class Executor {
   // Refuses new work, ends what runs with ERR_DISPOSED and frees the weights and caches; returns
   // at once.
   void stop();
+  // Waits until a stop has taken effect: one pass at most.
+  void join();
   bool finished() const { return finished_; }
   size_t sessionCount();
 

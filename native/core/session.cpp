@@ -49,8 +49,10 @@ void Session::checkAppend(std::span<const uint32_t> ids) const {
 }
 
 bool Session::canCut(int32_t to) const {
-  return !policy_.anyAnchored() || to == cached() ||
-         sequence_.state.windowStart(to) >= sequence_.cache.released();
+  if (!policy_.anyAnchored() || to == cached()) return true;
+  const int32_t start = sequence_.state.windowStart(to);
+  // A token that begins a line sees kept rows only, and those are all there.
+  return start == to || start >= sequence_.cache.released();
 }
 
 void Session::cut(int32_t to) {

@@ -64,6 +64,8 @@ void Environment::cleanUp(Environment* self) {
   // Closed first, so that no executor calls a function that is going.
   self->channel_->close();
   for (const auto& executor : self->executors_) executor->stop();
+  // Objects that JavaScript still holds keep executors alive; their threads must not go on.
+  for (const auto& executor : self->executors_) executor->join();
   self->executors_.clear();
 }
 
