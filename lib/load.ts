@@ -1,7 +1,7 @@
 /** Opens a model folder: headers first, then the tokenizer, then the addon maps the weights. */
 import type { LoadOptions, Model, ModelInfo } from '../types/api.js';
 import type { NativeAddon, NativeModel, NativeModelSpec } from '../types/native.js';
-import { type ModelAnchors, resolveAnchors } from './anchors.js';
+import { anchorIds, type ModelAnchors, resolveAnchors } from './anchors.js';
 import { loadAddon } from './binding.js';
 import { AnchorError, abortReason, fromNative, throwIfAborted } from './errors.js';
 import { type ModelFolder, readModelFolder } from './folder.js';
@@ -46,6 +46,46 @@ export async function openModel(
   } catch (error) {
     tokenizer?.dispose();
     throw error;
+  }
+}
+
+/** What `loadModel` would make of a folder. */
+export interface Inspection {
+  info: ModelInfo;
+  anchors: ModelAnchors;
+  /** Ids that are anchors by default; undefined where nothing says which. */
+  anchorIds: number[] | undefined;
+  files: NativeModelSpec['files'];
+}
+
+/** Headers and tokenizer as {@link loadModel} reads them, without touching the weights. */
+export async function inspectFolder(
+  folder: string,
+  options?: LoadOptions,
+  addon: () => NativeAddon = loadAddon,
+): Promise<Inspection> {
+  const parsed = parseOptions.load(options);
+  const model = await readModelFolder(checkFolder(folder), parsed.signal);
+  const { config, json, bosTokenId } = model;
+  const tokenizer = await openTokenizer(model.path, config.vocabSize);
+  try {
+    const anchors = resolveAnchors(json, parsed.anchors, config, bosTokenId, tokenizer);
+    checkDefault(anchors);
+    const native = addon();
+    const spec = nativeSpec(model, parsed, native);
+    const engine = {
+      instructionSet: spec.instructionSet || (native.instructionSets().at(-1) as string),
+      threads: spec.threads || native.defaultThreads(),
+    };
+    const named = anchors.settings.tokens !== undefined || tokenizer !== undefined;
+    return {
+      info: infoOf(model, spec, engine, anchors),
+      anchors,
+      anchorIds: named ? [...anchorIds(anchors.settings.tokens, anchors)] : undefined,
+      files: model.files,
+    };
+  } finally {
+    tokenizer?.dispose();
   }
 }
 
@@ -111,7 +151,7 @@ function loadNative(
 function infoOf(
   model: ModelFolder,
   spec: NativeModelSpec,
-  native: NativeModel,
+  native: Pick<NativeModel, 'instructionSet' | 'threads'>,
   anchors: ModelAnchors,
 ): ModelInfo {
   const { config } = model;
