@@ -296,7 +296,8 @@ export interface Session {
   fork(at?: number): Session;
   /**
    * Drops the tokens from `position` on. Always possible to the end of a line (anchored layers)
-   * and within what is still held. @throws `ERR_POSITION`
+   * and within what is still held. Under a `window` policy, going back as far as that allows may
+   * ask for another token before `generate`. @throws `ERR_POSITION`
    */
   truncate(position: number): void;
   /** Aborts what runs and frees the memory. Idempotent. */
