@@ -45,18 +45,12 @@ export function parseTokens(text: string): number[] | 'newline' {
 }
 
 /** `8` or `none`. */
-export function parsePeriod(text: string): number | 'none' {
+export function parseCountOrNone(text: string): number | 'none' {
   return text === 'none' ? text : parseCount(text);
 }
 
-/** `8` or `none`. */
-export function parseLayer(text: string): number | null {
-  return text === 'none' ? null : parseCount(text);
-}
-
 /** An id, the text of a token, or `none`. */
-export function parseInsert(text: string): number | string | null {
-  if (text === 'none') return null;
+export function parseInsert(text: string): number | string {
   return /^\d{1,10}$/.test(text) ? Number(text) : text;
 }
 
@@ -84,7 +78,7 @@ export interface PolicyOptions {
   anchorTokens?: number[] | 'newline';
   denseLayers?: number[];
   per?: number | 'none';
-  sourceLayer?: number | null;
+  sourceLayer?: number | 'none';
   consumersAbove?: number;
   window?: number;
   sinks?: number;
@@ -94,7 +88,7 @@ export interface PolicyOptions {
 
 /** Options about the text that a model was trained on. */
 export interface TextOptions {
-  insertAnchor?: number | string | null;
+  insertAnchor?: number | string;
   indent?: 'none' | 'tab4';
 }
 
@@ -106,7 +100,7 @@ export function policyOf(options: PolicyOptions): CachePolicy | undefined {
     line: line === false ? false : undefined,
     denseLayers: same.denseLayers,
     per: same.per,
-    sourceLayer: same.sourceLayer,
+    sourceLayer: orNull(same.sourceLayer),
     consumersAbove: same.consumersAbove,
     window: same.window,
     sinks: same.sinks,
@@ -138,8 +132,13 @@ function wordsOf(kind: CachePolicy['kind']): string[] {
 
 /** Anchor options for loading a model, undefined where none is given. */
 export function anchorsOf({ insertAnchor, indent }: TextOptions): AnchorOptions | undefined {
-  const words = defined({ insert: insertAnchor, indent });
+  const words = defined({ insert: orNull(insertAnchor), indent });
   return Object.keys(words).length === 0 ? undefined : words;
+}
+
+// Commander takes null from a parser for a failure, so `none` becomes null here.
+function orNull<T>(value: T | 'none'): T | null {
+  return value === 'none' ? null : value;
 }
 
 /** The object without its undefined values. */

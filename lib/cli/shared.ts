@@ -5,10 +5,9 @@ import { basename, dirname, join } from 'node:path';
 import { type Command, Option } from 'commander';
 import {
   parseCount,
+  parseCountOrNone,
   parseInsert,
-  parseLayer,
   parseLayers,
-  parsePeriod,
   parsePolicy,
   parseTokens,
 } from './arguments.js';
@@ -40,11 +39,11 @@ export function addPolicyOptions(command: Command): Command {
     )
     .option('--anchor-tokens <ids>', 'anchors: "newline", or ids such as 0,1', parseTokens)
     .option('--dense-layers <layers>', 'layers that keep every row: 17,18,20,23', parseLayers)
-    .option('--per <n>', 'every n-th layer keeps every row, from 0 on; or "none"', parsePeriod)
+    .option('--per <n>', 'every n-th layer keeps every row, from 0 on; or "none"', parseCountOrNone)
     .option(
       '--source-layer <layer>',
       'dense layer that later ones also read; or "none"',
-      parseLayer,
+      parseCountOrNone,
     )
     .option('--consumers-above <layer>', 'layers above this one read it', parseCount)
     .option('--window <tokens>', 'last tokens that anchored layers keep as well', parseCount)
