@@ -16,21 +16,67 @@ export interface NativeAddon {
 
 export type NativeDType = 'F32' | 'F16' | 'BF16';
 
+/**
+ * A tensor under its canonical name, whatever the file calls it:
+ *
+ *     model.embed_tokens.weight                    (vocabSize, hiddenSize)
+ *     model.layers.L.input_layernorm.weight        before attention (and the MLP, parallelBlock)
+ *                    self_attn.{q,k,v,o}_proj.weight
+ *                    self_attn.{q,k}_norm.weight   (headDim) per head, after projection and bias,
+ *                                                  before RoPE; of the kind `norm`
+ *                    attention_output_norm.weight  on attention's output, before the residual
+ *                    post_attention_layernorm.weight  before the MLP; absent if parallelBlock
+ *                    mlp.{gate,up,down}_proj.weight   no gate: down(activation(up x))
+ *                    mlp_output_norm.weight        on the MLP's output, before the residual
+ *                    mlp.router.weight             (experts.count, hiddenSize): this layer has
+ *                                                  experts instead of the three above
+ *                    mlp.experts.E.{gate,up,down}_proj.weight
+ *     model.norm.weight
+ *     lm_head.weight                               absent: the embedding is the output matrix
+ *
+ * Beside every `weight` of a norm, a linear or the head there may be a `bias` (of a tied head too:
+ * `lm_head.bias` alone). What is absent is not computed.
+ */
 export interface NativeTensor {
   name: string;
   dtype: NativeDType;
   shape: number[];
   /** Index into `files`. */
   file: number;
-  /** Byte offset in the file, and length in bytes. */
+  /**
+   * Byte offset in the file, and length in bytes. Several tensors may be row ranges of a tensor
+   * that the file holds as one, so offsets keep to no order and to no alignment.
+   */
   offset: number;
   length: number;
+  /**
+   * Where the rows lie in several places of the file: whole rows, in order. Then `offset` is the
+   * first part's and `length` the sum of all.
+   */
+  parts?: { offset: number; length: number }[];
+}
+
+/** `rmsOnePlus`: times 1 + weight. `layer`: less the mean, over the deviation. */
+export type NativeNorm = 'rms' | 'rmsOnePlus' | 'layer';
+/** `gelu`: by the error function. */
+export type NativeActivation = 'silu' | 'gelu' | 'geluTanh';
+
+export interface NativeExperts {
+  count: number;
+  /** Of a token: those of the highest probability (softmax over all of them, in float32). */
+  perToken: number;
+  /** The probabilities of the chosen ones are divided by their sum. */
+  normalize: boolean;
+  /** In place of the model's `intermediateSize`. */
+  intermediateSize: number;
 }
 
 export interface NativeRope {
+  /** The first ones of a head; the others pass unchanged. */
   rotaryDims: number;
+  /** Pairs are neighbours (2j, 2j + 1) instead of (j, j + rotaryDims / 2). */
   interleaved: boolean;
-  /** Factor on cosine and sine (yarn). */
+  /** Factor on cosine and sine (yarn, longrope). */
   scale: number;
   /** (rotaryDims / 2) radians per position. */
   inverseFrequencies: Float64Array;
@@ -49,7 +95,34 @@ export interface NativeModelSpec {
     vocabSize: number;
     contextLength: number;
     normEpsilon: number;
+    norm: NativeNorm;
+    activation: NativeActivation;
+    /** x + attention(norm x) + mlp(norm x), with one norm a layer (CodeGen). */
+    parallelBlock: boolean;
+    /** Factor on the embeddings, rounded as `compute` asks for; 1: none. */
+    embeddingScale: number;
+    /** Factor on the products of queries and keys, mostly 1 / sqrt(headDim). */
+    attentionScale: number;
+    /** Then scores become cap * tanh(score / cap); 0: they don't. */
+    attentionSoftcap: number;
+    /** The same for logits. */
+    logitSoftcap: number;
+    /**
+     * (layers) Last tokens that a token sees, itself included; 0: all. It is the model's own mask:
+     * of what a policy shows, anchors and sinks too, a layer sees the part in its window.
+     */
+    windows: Int32Array;
     ropes: NativeRope[];
+    /** (layers) index into `ropes` */
+    layerRopes: Uint8Array;
+    /**
+     * 0: none (`layerRopes` says all). Else (longrope) `ropes` are two, and `layerRopes` all 0:
+     * every layer turns by `ropes[0]` in a session whose `contextLength` is at most this, and by
+     * `ropes[1]` in any other. So a session never changes its table, and results don't depend on
+     * chunks. A fork has its parent's table; one pass may hold sessions of both.
+     */
+    originalContext: number;
+    experts: NativeExperts | null;
   };
   compute: ComputeMode;
   /** 0: the machine's default. */
