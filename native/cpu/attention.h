@@ -15,7 +15,8 @@ inline constexpr int32_t kMaxTileRows = 12;
 // Row stride of a buffer of scores: a group of keys, padded against cache set conflicts.
 inline constexpr int32_t kScoreStride = kGroupRows + 16;
 
-// Softmax state of query rows, not normalised. A row that saw no key has sum 0.
+// Softmax state of query rows, not normalised. A row that saw no key has sum 0 and an
+// output without meaning.
 struct Partial {
   float* maxima;  // (rows) largest score
   float* sums;    // (rows) sum of p = exp(score - maximum)
@@ -33,7 +34,7 @@ struct AttentionTile {
   int32_t headDim;
   float softcap;   // 0: none
   float* scores;   // (kMaxTileRows, kScoreStride) of scratch
-  Partial result;  // room for kMaxTileRows rows; rows without a key give sum 0 and output 0
+  Partial result;  // room for kMaxTileRows rows; a row without a key gets sum 0 and any output
 };
 
 struct AttentionKernels {

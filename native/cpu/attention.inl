@@ -187,7 +187,6 @@ inline Floats weightOf(Floats x) {
 inline void softmaxRow(const AttentionTile& tile, RowRange range, RowRange keys, float* row,
                        float* maximum, float* sum) {
   if (range.lo >= range.hi) {
-    fill(row, keys.lo, keys.hi, 0.0f);
     *maximum = -__builtin_inff();
     *sum = 0.0f;
     return;

@@ -153,12 +153,10 @@ TEST(attends_over_more_rows_than_a_group) {
       // Lines of 300 tokens, 400 anchors, and both with a window.
       Fixture f({4, 2, 32},
                 {{storage, 1100, anchorsEvery(300, 1100)}, {storage, 700, anchorsEvery(2, 700)}});
-      for (const int32_t threads : {1, 3}) {
-        f.poison();
-        Outputs outputs = f.emptyOutputs(kAllCases.size());
-        f.run(kernels, threads, wholeTexts(f), kAllCases, true, &outputs);
-        CHECK_NEAR(largestError(f, kAllCases, outputs, 97), 0.0, kComputeBound);
-      }
+      f.poison();
+      Outputs outputs = f.emptyOutputs(kAllCases.size());
+      f.run(kernels, 1, wholeTexts(f), kAllCases, true, &outputs);
+      CHECK_NEAR(largestError(f, kAllCases, outputs, 197), 0.0, kComputeBound);
     }
   });
 }
@@ -194,12 +192,13 @@ TEST(bits_do_not_depend_on_chunks_or_threads) {
   onEverySet([](const Kernels& kernels) {
     const Shape shapes[] = {{6, 2, 20}, {3, 3, 64}, {9, 1, 16}};
     for (const Shape& shape : shapes) {
-      Fixture f(shape, {{DType::bf16, 290, anchorsEvery(13, 290)},
+      Fixture f(shape, {{DType::bf16, 270, anchorsEvery(13, 270)},
                         {DType::i8, 61, anchorsEvery(5, 61)},
-                        {DType::f32, 530, anchorsEvery(2, 530)},
+                        {DType::f32, 300, anchorsEvery(1, 300)},
                         {DType::f16, 33, {0, 1, 2, 30}}});
       const Outputs expected = runInChunks(&f, kernels, 1, 1000, kAllCases);
       for (const int32_t size : {1, 7, 33, 256}) {
+        if (size == 1 && shape.headDim == 64) continue;  // slow under sanitizers
         CHECK(sameBits(expected, runInChunks(&f, kernels, 1, size, kAllCases)));
       }
       for (const int32_t threads : {2, 3, 4}) {
@@ -215,7 +214,8 @@ TEST(bits_of_a_long_decode_do_not_depend_on_threads_or_neighbours) {
     const std::vector<Case> cases = {{0, -1, kDense}, {1, 0, kDense}, {1, 0, kAnchored}};
     Fixture f({7, 1, 64}, {{DType::bf16, 5000, anchorsEvery(4, 5000)}, {DType::i8, 3000, {0}}});
     Outputs expected = f.emptyOutputs(cases.size());
-    f.run(kernels, 1, wholeTexts(f), cases, true, &expected);
+    f.run(kernels, 1, wholeTexts(f), {}, true, &expected);
+    f.run(kernels, 1, {{0, 4950, 5000}, {1, 2950, 3000}}, cases, false, &expected);
     const Chunk last[] = {{0, 4999, 5000}, {1, 2999, 3000}};
     for (const int32_t threads : {1, 2, 3, 4, 16}) {
       Outputs alone = expected, together = expected;
@@ -225,6 +225,18 @@ TEST(bits_of_a_long_decode_do_not_depend_on_threads_or_neighbours) {
       CHECK(sameBits(expected, alone));
       CHECK(sameBits(expected, together));
     }
+  });
+}
+
+TEST(a_group_that_only_some_tokens_of_a_split_tile_see) {
+  onEverySet([](const Kernels& kernels) {
+    // Position 255 does not see the second group of rows, 256 does.
+    Fixture f({6, 1, 256}, {{DType::f32, 300, {0}}});
+    Outputs expected = f.emptyOutputs(1);
+    f.run(kernels, 1, wholeTexts(f), {{1, 0, kDense}}, true, &expected);
+    Outputs outputs = expected;
+    f.run(kernels, 4, {{0, 255, 257}}, {{1, 0, kDense}}, false, &outputs);
+    CHECK(sameBits(expected, outputs));
   });
 }
 
