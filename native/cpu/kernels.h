@@ -26,20 +26,21 @@ struct Product {
   bool add;  // y += (x weight^T + bias)
 };
 
-// Up to so many rows are multiplied with weights in place; for more, weights are first turned into
-// aligned f32, a panel at a time that fits the second cache.
+// Up to so many rows are multiplied with weights in place, which are turned into f32 anew for each
+// group of rows; for more, weights become aligned f32 first, a panel at a time that fits the second
+// cache. Products of bf16 pairs need no panel, but take as many weights at a time.
 inline constexpr int32_t kFewRows = 12;
 inline constexpr int32_t kPanelBytes = 256 * 1024;
 inline constexpr int32_t kMostPanelColumns = 64;
 
-// Floats from one row of a panel to the next: not a power of two, which would crowd cache sets.
+// Elements from one row of a panel to the next: not a power of two, which would crowd cache sets.
 inline constexpr int32_t productPanelStride(int32_t cols) { return (cols + 15) / 16 * 16 + 16; }
-inline constexpr int32_t productPanelColumns(int32_t cols) {
-  const int32_t fit = kPanelBytes / 4 / productPanelStride(cols) / 4 * 4;
+inline constexpr int32_t productPanelColumns(int32_t cols, int32_t elementBytes) {
+  const int32_t fit = kPanelBytes / elementBytes / productPanelStride(cols) / 4 * 4;
   return fit < 4 ? 4 : fit > kMostPanelColumns ? kMostPanelColumns : fit;
 }
 inline constexpr size_t productPanelFloats(int32_t cols) {
-  return static_cast<size_t>(productPanelColumns(cols)) *
+  return static_cast<size_t>(productPanelColumns(cols, sizeof(float))) *
          static_cast<size_t>(productPanelStride(cols));
 }
 

@@ -75,6 +75,9 @@ struct Tile {
   int32_t cols;
   int32_t columns;  // wanted ones; the others repeat the last
   bool add;
+  // What is asked for from memory meanwhile: as many bytes as the tile's weights, which come from
+  // memory in order. Null: nothing.
+  const char* ahead;
 };
 
 inline void finishFour(const Tile& tile, int32_t first, Four sums, float* y) {
@@ -92,7 +95,17 @@ inline void finishFour(const Tile& tile, int32_t first, Four sums, float* y) {
   }
 }
 
-template <typename Format, int32_t Rows, int32_t Columns>
+// The hardware follows rows of weights, but begins anew with each, which for short ones costs half
+// the bandwidth. Addresses behind the weights are harmless: such a request is dropped.
+inline constexpr size_t kLeastAhead = 12 * 1024;  // covers the latency of memory
+
+template <int32_t Bytes>
+inline void prefetch(const char* p) {
+#pragma GCC unroll 8
+  for (int32_t i = 0; i < Bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
+template <typename Format, int32_t Rows, int32_t Columns, bool Ahead>
 void multiplyTile(const Tile& tile) {
   const char* weights[Columns];
   for (int32_t c = 0; c < Columns; ++c) {
@@ -102,8 +115,14 @@ void multiplyTile(const Tile& tile) {
   Floats sums[Rows][Columns] = {};
   const int32_t whole = tile.cols / Format::kStep * Format::kStep;
   const char* x = tile.x;
+  const char* ahead = tile.ahead;
   size_t offset = 0;
   for (int32_t k = 0; k < whole; k += Format::kStep) {
+    if constexpr (Ahead) {
+      constexpr int32_t kAhead = Format::kStep * static_cast<int32_t>(Format::kBytes) * Columns;
+      prefetch<kAhead>(ahead);
+      ahead += kAhead;
+    }
     Floats xs[Rows];
 #pragma GCC unroll 8
     for (int32_t r = 0; r < Rows; ++r) {
@@ -142,31 +161,33 @@ void multiplyTile(const Tile& tile) {
   }
 }
 
-template <typename Format>
+template <typename Format, bool Ahead>
 void multiplyRows(const Tile& tile, int32_t rows) {
+  constexpr int32_t kColumns = kProductColumns;
   switch (rows) {
     case 1:
-      return multiplyTile<Format, 1, kProductColumns>(tile);
+      return multiplyTile<Format, 1, kColumns, Ahead>(tile);
     case 2:
-      return multiplyTile<Format, 2, kProductColumns>(tile);
+      return multiplyTile<Format, 2, kColumns, Ahead>(tile);
 #if ISA >= 1
     case 3:
-      return multiplyTile<Format, 3, kProductColumns>(tile);
+      return multiplyTile<Format, 3, kColumns, Ahead>(tile);
 #endif
 #if ISA >= 2
     case 4:
-      return multiplyTile<Format, 4, kProductColumns>(tile);
+      return multiplyTile<Format, 4, kColumns, Ahead>(tile);
     case 5:
-      return multiplyTile<Format, 5, kProductColumns>(tile);
+      return multiplyTile<Format, 5, kColumns, Ahead>(tile);
     case 6:
-      return multiplyTile<Format, 6, kProductColumns>(tile);
+      return multiplyTile<Format, 6, kColumns, Ahead>(tile);
 #endif
     default:
       return;
   }
 }
 
-// All rows times the tile's columns, in groups of about equal height.
+// All rows times the tile's columns, in groups of about equal height. The first one reads the
+// weights from memory.
 template <typename Format>
 void multiplyColumns(const Product& p, Tile tile) {
   const int32_t groups = (p.rows + kProductRows - 1) / kProductRows;
@@ -176,7 +197,11 @@ void multiplyColumns(const Product& p, Tile tile) {
     const int32_t height = (p.rows - row) / (groups - group);
     tile.x = x + static_cast<size_t>(row) * tile.xStride;
     tile.y = y + row * tile.yStride;
-    multiplyRows<Format>(tile, height);
+    if (group == 0) {
+      multiplyRows<Format, true>(tile, height);
+    } else {
+      multiplyRows<Format, false>(tile, height);
+    }
     row += height;
   }
 }
@@ -186,13 +211,16 @@ template <typename Format>
 void multiplyInPlace(const Product& p, Tile tile) {
   const int32_t step = p.rows == 1 ? 2 * kProductColumns : kProductColumns;
   const char* weight = tile.weight;
+  const size_t stepBytes = static_cast<size_t>(step) * tile.weightStride;
+  const size_t distance = stepBytes < kLeastAhead ? kLeastAhead : stepBytes;
   for (int32_t n = 0; n < p.outputs; n += step) {
     tile.columns = p.outputs - n < step ? p.outputs - n : step;
     tile.weight = weight + static_cast<size_t>(n) * tile.weightStride;
+    tile.ahead = tile.weight + distance;
     tile.bias = p.bias ? p.bias + n : nullptr;
     tile.y = p.y + n;
     if (p.rows == 1) {
-      multiplyTile<Format, 1, 2 * kProductColumns>(tile);
+      multiplyTile<Format, 1, 2 * kProductColumns, true>(tile);
     } else {
       multiplyColumns<Format>(p, tile);
     }
@@ -226,7 +254,7 @@ void multiplyBlock(const Product& p, Tile tile, int32_t columns) {
       tile.weight = block.weight + static_cast<size_t>(n) * block.weightStride;
       tile.bias = block.bias ? block.bias + n : nullptr;
       tile.y = block.y + row * block.yStride + n;
-      multiplyRows<Format>(tile, height);
+      multiplyRows<Format, false>(tile, height);
     }
     row += height;
   }
@@ -243,7 +271,7 @@ void multiplyProduct(const Product& p) {
   tile.cols = p.cols;
   tile.add = p.add;
   if (p.rows <= kFewRows || !p.panel) return multiplyInPlace<Format>(p, tile);
-  const int32_t panelColumns = productPanelColumns(p.cols);
+  const int32_t panelColumns = productPanelColumns(p.cols, Format::kWiden ? 4 : 2);
   const auto panelStride = static_cast<size_t>(productPanelStride(p.cols));
   const char* weight = tile.weight;
   const size_t weightStride = tile.weightStride;

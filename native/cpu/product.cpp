@@ -23,8 +23,15 @@ struct Blocks {
 
 int32_t divideUp(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
-// `total` columns stand for the work, `columns` for the width that is cut.
-Blocks cut(const Plan& plan, int32_t rows, int32_t columns, int32_t cols, int64_t total) {
+bool takesPairs(const Plan& plan, const Weight& weight) {
+  return plan.model->compute == Compute::bf16 && weight.type == DType::bf16 &&
+         plan.kernels->matmul.pairs;
+}
+
+// `total` outputs share the work with those of this weight.
+Blocks cut(const Plan& plan, int32_t rows, const Weight& weight, int64_t total) {
+  const int32_t columns = weight.rows;
+  const int32_t cols = weight.cols;
   Blocks blocks = {rows, columns, 1, 1};
   const bool few = rows <= kFewRows;
   if (few) {
@@ -33,7 +40,7 @@ Blocks cut(const Plan& plan, int32_t rows, int32_t columns, int32_t cols, int64_
     const int32_t share = static_cast<int32_t>(total / wanted) + 1;
     blocks.columns = std::min(columns, divideUp(share, kColumnStep) * kColumnStep);
   } else {
-    blocks.columns = std::min(columns, productPanelColumns(cols));
+    blocks.columns = std::min(columns, productPanelColumns(cols, takesPairs(plan, weight) ? 2 : 4));
   }
   blocks.columnBlocks = divideUp(columns, blocks.columns);
   if (!few && plan.threads > 1) {
@@ -51,11 +58,6 @@ struct Input {
   const char* floats;  // (rows, cols) f32, rounded to bf16 in Compute::bf16
   const char* pairs;   // (rows, cols) bf16
 };
-
-bool takesPairs(const Plan& plan, const Weight& weight) {
-  return plan.model->compute == Compute::bf16 && weight.type == DType::bf16 &&
-         plan.kernels->matmul.pairs;
-}
 
 void runBlock(const Plan& plan, const Input& input, const Output& output, int32_t firstRow,
               int32_t rows, int32_t firstColumn, int32_t columns, float* panel, float* y,
@@ -120,7 +122,7 @@ void multiplyPrepared(Plan& plan, const Input& input, int32_t firstRow, int32_t 
   Blocks blocks[kMostOutputs];
   int32_t tasks = 0;
   for (int32_t i = 0; i < count; ++i) {
-    blocks[i] = cut(plan, rows, outputs[i].weight->rows, outputs[i].weight->cols, total);
+    blocks[i] = cut(plan, rows, *outputs[i].weight, total);
     tasks += blocks[i].tasks();
   }
   plan.parallelFor(tasks, [&](int32_t task, int32_t thread) {
@@ -164,7 +166,7 @@ void multiplyActivated(Plan& plan, const float* x, int32_t rows, const Output& g
   const int32_t width = up.weight->rows;
   const Output outputs[2] = {gate, up};
   const Input input = prepareInput(plan, x, rows, cols, outputs, 2);
-  Blocks blocks = cut(plan, rows, width, cols, width);
+  Blocks blocks = cut(plan, rows, *up.weight, width);
   blocks.columns = std::min(blocks.columns, kGateFloats / kFewRows / kColumnStep * kColumnStep);
   blocks.columnBlocks = divideUp(width, blocks.columns);
   blocks.rows = std::min(blocks.rows, std::max(kGateFloats / blocks.columns, 1));

@@ -101,6 +101,8 @@ inline Ints widen(Halves v) {
   return (Ints)_mm512_cvtepu16_epi32((__m256i)v);
 #elif ISA == 1
   return (Ints)_mm256_cvtepu16_epi32((__m128i)v);
+#elif defined(__x86_64__)
+  return (Ints)_mm_unpacklo_epi16(_mm_cvtsi64_si128((int64_t)v), _mm_setzero_si128());
 #else
   return __builtin_convertvector(v, Ints);
 #endif
@@ -117,7 +119,13 @@ inline Halves narrow(Ints v) {
 #endif
 }
 
-inline Floats fromBf16(Halves v) { return (Floats)(widen(v) << 16); }
+inline Floats fromBf16(Halves v) {
+#if ISA == 0 && defined(__x86_64__)
+  return (Floats)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_cvtsi64_si128((int64_t)v));
+#else
+  return (Floats)(widen(v) << 16);
+#endif
+}
 
 inline Floats fromF16(Halves v) {
 #if ISA >= 2
