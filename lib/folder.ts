@@ -1,13 +1,13 @@
 /** Reads everything of a model folder but its weights and its tokenizer. */
 import { resolve } from 'node:path';
 import type { ModelInfo } from '../types/api.js';
-import type { NativeDType, NativeTensor } from '../types/native.js';
+import type { NativeTensor } from '../types/native.js';
 import { type ModelConfig, parseConfig } from './config.js';
 import { AnchorError, throwIfAborted } from './errors.js';
-import type { ExpectedTensor } from './families/family.js';
 import { type Json, readJson, requireFolder } from './files.js';
 import { readGenerationIds } from './generation.js';
-import { readWeightFiles, type TensorEntry, type WeightFiles } from './safetensors.js';
+import { readWeightFiles, type WeightFiles } from './safetensors.js';
+import { matchTensors } from './tensors.js';
 
 /** A model folder, checked against itself. */
 export interface ModelFolder {
@@ -43,47 +43,4 @@ export async function readModelFolder(
   throwIfAborted(signal);
   const weights = await readWeightFiles(path);
   return { path, json, config, ...ids, ...matchTensors(config, weights) };
-}
-
-/** Checks the tensors of the files against those that the model class expects. */
-export function matchTensors(config: ModelConfig, weights: WeightFiles) {
-  const tensors: NativeTensor[] = [];
-  const expectedTensors = config.family.tensors(config);
-  const expectedNames = new Set(expectedTensors.map(({ name }) => name));
-  let weightBytes = 0;
-  let parameters = 0;
-  for (const wanted of expectedTensors) {
-    const entry = weights.tensors.get(wanted.name);
-    if (!entry) {
-      const message = `The weight files hold no tensor "${wanted.name}", which config.json implies`;
-      throw new AnchorError('ERR_MODEL_INVALID', message);
-    }
-    const { shape, file, offset, length, elements } = entry;
-    tensors.push({ name: wanted.name, dtype: typeOf(wanted, entry), shape, file, offset, length });
-    weightBytes += length;
-    parameters += elements;
-  }
-  const types = new Set(tensors.map(({ dtype }) => dtype));
-  const weightType: ModelInfo['weightType'] = types.size > 1 ? 'mixed' : ([...types][0] ?? 'mixed');
-  const unused = [...weights.tensors.keys()].filter(
-    (name) => !expectedNames.has(name) && !config.family.ignores(name, config),
-  );
-  const warnings =
-    unused.length === 0
-      ? []
-      : [`Not used of the weight files: ${unused.length} tensor(s), the first is "${unused[0]}"`];
-  return { files: weights.files, tensors, weightType, weightBytes, parameters, warnings };
-}
-
-function typeOf(wanted: ExpectedTensor, { shape, dtype }: TensorEntry): NativeDType {
-  const same = shape.length === wanted.shape.length && wanted.shape.every((n, i) => n === shape[i]);
-  if (!same) {
-    const message =
-      `Expected tensor "${wanted.name}" to have the shape [${wanted.shape.join(', ')}] by ` +
-      `config.json, but it has [${shape.join(', ')}]`;
-    throw new AnchorError('ERR_MODEL_INVALID', message);
-  }
-  if (dtype === 'F32' || dtype === 'F16' || dtype === 'BF16') return dtype;
-  const message = `Tensor "${wanted.name}" is of the type ${dtype}; supported: F32, F16, BF16`;
-  throw new AnchorError('ERR_MODEL_UNSUPPORTED', message);
 }

@@ -3,12 +3,12 @@ import type { LoadOptions, Model, ModelInfo } from '../types/api.js';
 import type { NativeAddon, NativeModel, NativeModelSpec } from '../types/native.js';
 import { anchorIds, type ModelAnchors, resolveAnchors } from './anchors.js';
 import { loadAddon } from './binding.js';
+import { nativeConfig } from './engine.js';
 import { AnchorError, abortReason, fromNative, throwIfAborted } from './errors.js';
 import { type ModelFolder, readModelFolder } from './folder.js';
 import { ModelHandle } from './model.js';
 import { checkFolder, type Parsed, parseOptions } from './options.js';
 import { defaultPolicy, layoutOf } from './policy.js';
-import { computeRope } from './rope.js';
 import { openTokenizer } from './tokenizer.js';
 
 /**
@@ -99,28 +99,12 @@ function nativeSpec(
   { compute, threads = 0, maxMemory = 0 }: Parsed<'load'>,
   addon: NativeAddon,
 ): NativeModelSpec {
-  const { layers, hiddenSize, intermediateSize, heads, kvHeads, headDim } = config;
-  const { vocabSize, contextLength, normEpsilon } = config;
+  const mode = compute ?? (weightType === 'BF16' ? 'bf16' : 'exact');
   return {
     files,
     tensors,
-    config: {
-      ...{ layers, hiddenSize, intermediateSize, heads, kvHeads, headDim },
-      ...{ vocabSize, contextLength, normEpsilon },
-      norm: 'rms',
-      activation: 'silu',
-      parallelBlock: false,
-      embeddingScale: 1,
-      attentionScale: 1 / Math.sqrt(headDim),
-      attentionSoftcap: 0,
-      logitSoftcap: 0,
-      windows: new Int32Array(layers),
-      ropes: [computeRope(config.rope)],
-      layerRopes: new Uint8Array(layers),
-      originalContext: 0,
-      experts: null,
-    },
-    compute: compute ?? (weightType === 'BF16' ? 'bf16' : 'exact'),
+    config: nativeConfig(config, mode),
+    compute: mode,
     threads,
     instructionSet: instructionSet(addon),
     maxMemory,

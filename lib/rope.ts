@@ -6,14 +6,17 @@ import type { Fields } from './fields.js';
 /** Checked rotary settings of a config. */
 export interface RopeParameters {
   theta: number;
-  /** Dimensions of a head; all of them turn. */
+  /** Dimensions of a head that turn, the first ones. */
   dims: number;
+  interleaved: boolean;
   scaling:
     | { type: 'default' }
     | { type: 'linear'; factor: number }
     | ({ type: 'llama3'; low: number; high: number } & Extension)
     | ({ type: 'yarn'; betaFast: number; betaSlow: number; truncate: boolean } & Extension &
-        Magnitude);
+        Magnitude)
+    // One of its two tables: a divisor of each frequency.
+    | ({ type: 'longrope'; factors: number[] } & Magnitude);
 }
 
 /** By how much, and from which context, a scaling extends. */
@@ -27,26 +30,96 @@ interface Magnitude {
   magnitude: number;
 }
 
+const maxContext = 1 << 28;
+
+// `rope_parameters` (transformers 5), or `rope_scaling` (4).
+function ropeBlock(fields: Fields): Fields {
+  return fields.child(fields.has('rope_parameters') ? 'rope_parameters' : 'rope_scaling');
+}
+
+function readTheta(fields: Fields, block: Fields, otherwise = 10_000): number {
+  return block.positive('rope_theta', fields.positive('rope_theta', otherwise));
+}
+
 /**
  * Reads `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (4, where the type
- * may also be called `type`).
+ * may also be called `type`). `given`: the block where the config has several, and the base of
+ * classes that don't have the usual one.
  * @throws `ERR_MODEL_UNSUPPORTED` for another type, `ERR_MODEL_INVALID`
  */
-export function readRope(fields: Fields, headDim: number, contextLength: number): RopeParameters {
-  const block = fields.child(fields.has('rope_parameters') ? 'rope_parameters' : 'rope_scaling');
-  const theta = block.positive('rope_theta', fields.positive('rope_theta', 10_000));
-  if (block.positive('partial_rotary_factor', fields.positive('partial_rotary_factor', 1)) !== 1) {
+export function readRope(
+  fields: Fields,
+  headDim: number,
+  contextLength: number,
+  given: { block?: Fields; theta?: number } = {},
+): RopeParameters {
+  const block = given.block ?? ropeBlock(fields);
+  const theta = readTheta(fields, block, given.theta);
+  if (readPart(fields, block) !== 1) {
     const message =
       'config.json turns a part of each head ("partial_rotary_factor"): not supported';
     throw new AnchorError('ERR_MODEL_UNSUPPORTED', message);
   }
   const scaling = readScaling(block, contextLength);
-  return { theta, dims: headDim, scaling };
+  return { theta, dims: headDim, interleaved: false, scaling };
+}
+
+function readPart(fields: Fields, block: Fields): number {
+  return block.positive('partial_rotary_factor', fields.positive('partial_rotary_factor', 1));
+}
+
+/** What {@link readPhiRope} gives: one table, or two and the context that the first is for. */
+export interface PhiRope {
+  ropes: RopeParameters[];
+  originalContext: number;
+}
+
+/**
+ * Reads the settings of the Phi-3 class: a part of a head turns, and the only scaling is longrope
+ * (in older configs `su`, or even `yarn`).
+ * @throws `ERR_MODEL_UNSUPPORTED` for another type, `ERR_MODEL_INVALID`
+ */
+export function readPhiRope(fields: Fields, headDim: number, contextLength: number): PhiRope {
+  const block = ropeBlock(fields);
+  const part = readPart(fields, block);
+  const dims = Math.floor(headDim * part);
+  if (dims < 2 || dims % 2 !== 0 || dims > headDim) {
+    const expectation = `a part of ${headDim} dimensions that is even, and not 0`;
+    const holder = block.has('partial_rotary_factor') ? block : fields;
+    throw holder.fail('partial_rotary_factor', expectation);
+  }
+  const common = { theta: readTheta(fields, block), dims, interleaved: false };
+  const type = typeOf(block);
+  if (type === 'default') {
+    return { ropes: [{ ...common, scaling: { type } }], originalContext: 0 };
+  }
+  if (type !== 'longrope' && type !== 'su' && type !== 'yarn') {
+    throw unsupported(type, 'default, longrope');
+  }
+  // The one outside the block counts, as in transformers.
+  const key = 'original_max_position_embeddings';
+  const originalContext = fields.integer(key, 2, maxContext);
+  const factor = block.positive('factor', contextLength / originalContext);
+  const growth = Math.sqrt(1 + Math.log(factor) / Math.log(originalContext));
+  const magnitude = block.positive('attention_factor', factor <= 1 ? 1 : growth);
+  const ropes = ['short_factor', 'long_factor'].map((name) => {
+    const factors = block.positives(name, dims / 2);
+    return { ...common, scaling: { type: 'longrope' as const, factors, magnitude } };
+  });
+  return { ropes, originalContext };
+}
+
+function typeOf(block: Fields): string {
+  return block.text('rope_type', block.text('type', 'default'));
+}
+
+function unsupported(type: string, known: string): AnchorError {
+  const message = `config.json has rotary positions of the type "${type}"; supported: ${known}`;
+  return new AnchorError('ERR_MODEL_UNSUPPORTED', message);
 }
 
 function readScaling(block: Fields, contextLength: number): RopeParameters['scaling'] {
-  const type = block.text('rope_type', block.text('type', 'default'));
-  const maxContext = 1 << 28;
+  const type = typeOf(block);
   const original = () =>
     block.integer('original_max_position_embeddings', 1, maxContext, contextLength);
   switch (type) {
@@ -62,12 +135,8 @@ function readScaling(block: Fields, contextLength: number): RopeParameters['scal
     }
     case 'yarn':
       return readYarn(block, original(), contextLength);
-    default: {
-      const message =
-        `config.json has rotary positions of the type "${type}"; supported: default, linear, ` +
-        'llama3, yarn';
-      throw new AnchorError('ERR_MODEL_UNSUPPORTED', message);
-    }
+    default:
+      throw unsupported(type, 'default, linear, llama3, yarn');
   }
 }
 
@@ -93,7 +162,7 @@ function readYarn(block: Fields, originalContext: number, contextLength: number)
 }
 
 /** @throws `ERR_MODEL_INVALID` if the settings make a frequency that is no positive number */
-export function computeRope({ theta, dims, scaling }: RopeParameters): NativeRope {
+export function computeRope({ theta, dims, interleaved, scaling }: RopeParameters): NativeRope {
   const plain = Float64Array.from({ length: dims / 2 }, (_, i) => theta ** ((-2 * i) / dims));
   let inverseFrequencies: Float64Array = plain;
   let scale = 1;
@@ -110,12 +179,16 @@ export function computeRope({ theta, dims, scaling }: RopeParameters): NativeRop
       inverseFrequencies = scaleYarn(plain, theta, dims, scaling);
       scale = scaling.magnitude;
       break;
+    case 'longrope':
+      inverseFrequencies = plain.map((frequency, i) => frequency / (scaling.factors[i] as number));
+      scale = scaling.magnitude;
+      break;
   }
   if (!inverseFrequencies.every((value) => Number.isFinite(value) && value > 0)) {
     const message = `config.json: "rope_theta" = ${theta} and its scaling give no frequencies`;
     throw new AnchorError('ERR_MODEL_INVALID', message);
   }
-  return { rotaryDims: dims, interleaved: false, scale, inverseFrequencies };
+  return { rotaryDims: dims, interleaved, scale, inverseFrequencies };
 }
 
 type Scaling<T extends string> = Extract<RopeParameters['scaling'], { type: T }>;

@@ -2,9 +2,9 @@
 import { describe, expect, test } from '@jest/globals';
 import { type ModelConfig, parseConfig } from '../../lib/config.js';
 import type { Json } from '../../lib/files.js';
-import { matchTensors } from '../../lib/folder.js';
 import { readGenerationIds } from '../../lib/generation.js';
 import type { TensorEntry } from '../../lib/safetensors.js';
+import { matchTensors } from '../../lib/tensors.js';
 
 const v4: Json = {
   architectures: ['LlamaForCausalLM'],
@@ -45,7 +45,7 @@ describe('config.json', () => {
       ...{ heads: 4, kvHeads: 2, headDim: 4, vocabSize: 32, contextLength: 64 },
       ...{ attentionBias: false, mlpBias: false, tieWordEmbeddings: false, normEpsilon: 1e-5 },
       ...{ bosTokenId: 1, eosTokenIds: [2, 3] },
-      rope: { theta: 20000, dims: 4, scaling: { type: 'linear', factor: 2 } },
+      ropes: [{ theta: 20000, dims: 4, scaling: { type: 'linear', factor: 2 } }],
     });
   });
 
@@ -56,7 +56,7 @@ describe('config.json', () => {
     }
     expect(parseConfig(minimal)).toMatchObject({
       ...{ kvHeads: 4, headDim: 4, eosTokenIds: [2] },
-      rope: { theta: 10000, scaling: { type: 'default' } },
+      ropes: [{ theta: 10000, scaling: { type: 'default' } }],
     });
     expect(
       parseConfig({ ...v4, head_dim: 10, num_attention_heads: 3, num_key_value_heads: 1 }),
@@ -64,7 +64,7 @@ describe('config.json', () => {
   });
 
   test.each<[Json, string]>([
-    [{ architectures: ['Qwen2ForCausalLM'] }, 'the model class Qwen2ForCausalLM; supported: Llama'],
+    [{ architectures: ['GPTBigCodeForCausalLM'] }, 'class GPTBigCodeForCausalLM; supported: Llama'],
     [{ architectures: ['LlamaModel'] }, 'the model class LlamaModel'],
     [{ architectures: undefined, model_type: 'mamba' }, 'the model class mamba'],
     [{ architectures: [] }, 'no class at all'],
@@ -143,7 +143,7 @@ describe('generation_config.json', () => {
 describe('tensors', () => {
   const entriesOf = (config: ModelConfig) => {
     const entries = new Map<string, TensorEntry & { file: number }>();
-    for (const { name, shape } of config.family.tensors(config)) {
+    for (const { name, shape } of config.family.tensors(config, () => false)) {
       const elements = shape.reduce((product, size) => product * size, 1);
       const place = { file: 0, offset: 0, length: 2 * elements };
       entries.set(name, { dtype: 'BF16', shape: [...shape], elements, ...place });

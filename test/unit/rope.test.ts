@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, test } from '@jest/globals';
 import { parseConfig } from '../../lib/config.js';
 import type { Json } from '../../lib/files.js';
-import { computeRope } from '../../lib/rope.js';
+import { computeRope, type RopeParameters } from '../../lib/rope.js';
 import { goldenModel, goldenModels } from '../golden/load.js';
 
 interface Case {
@@ -18,8 +18,10 @@ const { cases } = JSON.parse(readFileSync(new URL('./rope.json', import.meta.url
 
 const base = { architectures: ['LlamaForCausalLM'] };
 
+const ropeOf = (config: Json) => parseConfig(config).ropes[0] as RopeParameters;
+
 function expectSame(config: Json, { scale, inverseFrequencies }: Case) {
-  const rope = computeRope(parseConfig({ ...base, ...config }).rope);
+  const rope = computeRope(ropeOf({ ...base, ...config }));
   expect(rope.rotaryDims).toBe(inverseFrequencies.length * 2);
   expect(rope.scale).toBeCloseTo(scale, 12);
   for (const [i, expected] of inverseFrequencies.entries()) {
@@ -46,7 +48,7 @@ describe('rotary frequencies', () => {
   test('that are no numbers are refused', () => {
     const golden = cases.yarn as Case;
     const rope_parameters = { ...golden.config.rope_parameters, rope_theta: 1 };
-    const { rope } = parseConfig({ ...base, ...golden.config, rope_parameters });
+    const rope = ropeOf({ ...base, ...golden.config, rope_parameters });
     expect(() => computeRope(rope)).toThrow(
       expect.objectContaining({ code: 'ERR_MODEL_INVALID', name: 'AnchorError' }),
     );
