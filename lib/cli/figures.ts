@@ -21,15 +21,15 @@ export interface GenerateReport {
 export function showFigures(report: GenerateReport): string {
   const { usage, stats, policy, model, finish, seed } = report;
   const inserted = stats.full.rows > stats.fullWithoutAnchors.rows;
+  const held = stats.rows + stats.mirrorRows;
   const against = (full: SessionStats['full']) =>
-    `${percent(stats.rows, full.rows)} of the rows, ${percent(stats.bytes, full.bytes)} of the ` +
+    `${percent(held, full.rows)} of the rows, ${percent(stats.bytes, full.bytes)} of the ` +
     'bytes of a full cache';
-  const size = ({ rows, bytes: held }: SessionStats['full']) =>
-    `(${many(rows, 'row')}, ${bytes(held)})`;
+  const size = (full: SessionStats['full']) => `(${many(full.rows, 'row')}, ${bytes(full.bytes)})`;
   const rows = [
     ['prompt', timed(usage.promptTokens, usage.prefillSeconds)],
     ['generated', `${timed(usage.completionTokens, usage.decodeSeconds)}, ${ending(finish)}`],
-    ['cache', `${many(stats.rows, 'row')} in ${bytes(stats.bytes)}, ${report.cacheType}`],
+    ['cache', `${many(held, 'row')} in ${bytes(stats.bytes)}, ${report.cacheType}`],
     ['', `${against(stats.full)} of the same ids ${size(stats.full)}`],
   ];
   if (inserted) {

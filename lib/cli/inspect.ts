@@ -145,7 +145,7 @@ function show(report: Report): string {
   return [
     table([...folderRows(report), ...engineRows(report)], []),
     ...(said.length > 0 ? [`${said.join('\n')}\n`] : []),
-    cacheTable(report.cache),
+    cacheTable(report.cache, report.info.layers),
   ].join('\n');
 }
 
@@ -180,11 +180,11 @@ function anchorWords({ trained, ids, inserted }: Report['anchors']): string {
 function engineRows({ info }: Report): string[][] {
   return [
     ['compute', `${info.compute} on ${info.instructionSet}, ${many(info.threads, 'thread')}`],
-    ['policy', describePolicy(info.defaultPolicy, info.layers)],
+    ['default policy', describePolicy(info.defaultPolicy, info.layers)],
   ];
 }
 
-function cacheTable(sizes: readonly CacheSize[]): string {
+function cacheTable(sizes: readonly CacheSize[], layers: number): string {
   const lines = [['context', 'policy', 'rows', 'of full', 'f32', 'bf16, f16', 'int8']];
   let full = 0;
   let before = 0;
@@ -200,5 +200,8 @@ function cacheTable(sizes: readonly CacheSize[]): string {
     ]);
     before = context;
   }
-  return `Cache of one session\n${table(lines, [0, 2, 3, 4, 5, 6])}`;
+  const policies = new Map(sizes.map(({ policy }) => [policy.kind, policy]));
+  const legend = [...policies.values()].map((policy) => describePolicy(policy, layers));
+  const columns = table(lines, [0, 2, 3, 4, 5, 6]);
+  return `Cache of one session\n${columns}\n${legend.join('\n')}\n`;
 }
