@@ -37,7 +37,7 @@ function withFlags(message: string): string {
   return message
     .replace(/option "policy\.(\w+)"/g, (_, word: string) => `"${word}" of the policy`)
     .replace(/option "anchors\.(\w+)"/g, (_, word: string) => `option ${flagOf(word)}`)
-    .replace(/option "(\w+)"/g, (_, name: string) => `option ${flagOf(name)}`);
+    .replace(/option "(\w+)(?:\[\d+\])?"/g, (_, name: string) => `option ${flagOf(name)}`);
 }
 
 const flags: Record<string, string> = {
