@@ -30,8 +30,11 @@ export function showFigures(report: GenerateReport): string {
     ['prompt', timed(usage.promptTokens, usage.prefillSeconds)],
     ['generated', `${timed(usage.completionTokens, usage.decodeSeconds)}, ${ending(finish)}`],
     ['cache', `${many(held, 'row')} in ${bytes(stats.bytes)}, ${report.cacheType}`],
-    ['', `${against(stats.full)} of the same ids ${size(stats.full)}`],
   ];
+  // An interrupt may come before the first token is read.
+  if (stats.full.rows > 0) {
+    rows.push(['', `${against(stats.full)} of the same ids ${size(stats.full)}`]);
+  }
   if (inserted) {
     const { fullWithoutAnchors: plain } = stats;
     rows.push(['', `${against(plain)} of the text without anchors ${size(plain)}`]);
