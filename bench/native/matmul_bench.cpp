@@ -1,5 +1,5 @@
-// Speed of the CPU's products: GB/s of weights for one row, GFLOP/s and share of one core's peak
-// for more. Shapes and instruction sets take turns, and the best of all rounds counts.
+// Speed of the CPU's products: GB/s of weights that come from memory for one row, GFLOP/s for more
+// (8 rows from memory too, 64 and 256 from cache). The best of all rounds counts.
 //
 //   matmul_bench [threads] [rounds] [set] [f32|f16|bf16]
 #include <algorithm>
@@ -104,8 +104,6 @@ double timeProduct(const Ops& ops, Device* device, Weights& weights, const Shape
   return best;
 }
 
-// A chain-free loop of the widest multiply-adds would need its own kernels; the largest rate that
-// any shape reaches on rows that stay in the first cache says as much.
 void runSet(const Settings& settings, const std::string& set, Compute compute) {
   const Ops& ops = *cpuOps();
   const OpenOptions options = {settings.threads, set.c_str()};
