@@ -21,8 +21,9 @@ void Segment::setTable(const CacheShape& shape, size_t column) {
 
 void Segment::rebuildTable(const CacheShape& shape) {
   if (columns_.size() > stride_) {
-    stride_ = std::max<size_t>(4, std::max(columns_.size(), stride_ * 2));
-    table_.assign(stride_ * static_cast<size_t>(shape.kvHeads), nullptr);
+    const size_t stride = std::max<size_t>(4, std::max(columns_.size(), stride_ * 2));
+    table_.assign(stride * static_cast<size_t>(shape.kvHeads), nullptr);
+    stride_ = stride;  // last: it must not be larger than the table where that found no memory
   }
   for (size_t column = 0; column < columns_.size(); ++column) setTable(shape, column);
 }

@@ -33,7 +33,7 @@ DeviceContext::~DeviceContext() { ops_->close(device_); }
 
 void DeviceContext::account(uint64_t bytes, const char* what) {
   const uint64_t before = held_.fetch_add(bytes);
-  if (maxBytes_ != 0 && before + bytes > maxBytes_) {
+  if (maxBytes_ != 0 && (bytes > maxBytes_ || before > maxBytes_ - bytes)) {
     held_ -= bytes;
     throw Error(ErrorCode::outOfMemory, std::string("Expected ") + what + " to fit maxMemory (" +
                                             std::to_string(maxBytes_) + " bytes), but " +

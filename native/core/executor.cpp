@@ -17,8 +17,34 @@ Error disposedError(const char* what) {
 
 }  // namespace
 
+// Makes a session the caller's for as long as it lives, or until a job takes it over.
+class Executor::Claim {
+ public:
+  Claim(Executor& executor, const std::shared_ptr<Session>& session) {
+    const Lock lock(executor.mutex_);
+    if (executor.stopping_) throw disposedError("model");
+    if (session->disposed) throw disposedError("session");
+    if (session->busy.exchange(true)) {
+      throw Error(ErrorCode::busy, "The session is in the middle of another call");
+    }
+    session_ = session;
+  }
+  ~Claim() {
+    if (session_) session_->busy = false;
+  }
+  Claim(const Claim&) = delete;
+  Claim& operator=(const Claim&) = delete;
+
+  void handOver() { session_ = nullptr; }
+
+ private:
+  std::shared_ptr<Session> session_;
+};
+
 Executor::Executor(std::shared_ptr<Model> model, std::function<void()> stopped)
-    : model_(std::move(model)), stopped_(std::move(stopped)) {
+    : model_(std::move(model)),
+      stopped_(std::move(stopped)),
+      noMemory_(ErrorCode::outOfMemory, "There is no memory left") {
   thread_ = std::thread([this] { loop(); });
 }
 
@@ -34,108 +60,90 @@ void Executor::join() {
 std::shared_ptr<Session> Executor::createSession(Policy policy, int32_t contextLength,
                                                  DType storage) {
   auto session = std::make_shared<Session>(model_, std::move(policy), contextLength, storage);
-  const Lock lock(mutex_);
-  if (stopping_) throw disposedError("model");
-  std::erase_if(sessions_, [](const auto& other) { return other.expired(); });
-  sessions_.push_back(session);
+  addSession(session);
   return session;
 }
 
 std::shared_ptr<Session> Executor::fork(const std::shared_ptr<Session>& session, int32_t at) {
-  acquire(session);
-  std::shared_ptr<Session> copy;
-  try {
-    copy = session->fork(at);
-  } catch (...) {
-    session->busy = false;
-    throw;
-  }
-  session->busy = false;
-  const Lock lock(mutex_);
-  if (stopping_) throw disposedError("model");
-  sessions_.push_back(copy);
+  const Claim claim(*this, session);
+  auto copy = session->fork(at);
+  addSession(copy);
   return copy;
 }
 
-void Executor::acquire(const std::shared_ptr<Session>& session) {
+void Executor::addSession(const std::shared_ptr<Session>& session) {
+  const Lock lock(mutex_);
+  if (stopping_) throw disposedError("model");
+  std::erase_if(sessions_, [](const auto& other) { return other.expired(); });
+  sessions_.push_back(session);
+}
+
+// Both may have changed since the session was claimed: another thread may dispose.
+void Executor::enqueue(std::shared_ptr<Job> job) {
   {
     const Lock lock(mutex_);
+    Session& session = *job->session;
     if (stopping_) throw disposedError("model");
+    if (session.disposed) throw disposedError("session");
+    jobs_.push_back(job);
+    session.job = std::move(job);
   }
-  if (session->disposed) throw disposedError("session");
-  if (session->busy.exchange(true)) {
-    throw Error(ErrorCode::busy, "The session is in the middle of another call");
-  }
+  wake_.notify_all();
 }
 
 void Executor::append(const std::shared_ptr<Session>& session, std::span<const uint32_t> ids,
-                      LogitsWanted logits, AppendDone done) {
-  acquire(session);
-  try {
-    session->checkAppend(ids);
-    if (ids.empty() && session->position() == 0) {
-      throw Error(ErrorCode::invalidArgument,
-                  "Expected at least one id, because the session is empty");
-    }
-    auto job = std::make_shared<Job>(Job::Kind::append, session);
-    job->logits = logits;
-    job->firstNew = session->position();
-    job->appended = std::move(done);
-    if (logits == LogitsWanted::all) {
-      job->collected.reserve(ids.size() * static_cast<size_t>(model_->config().vocabSize));
-    }
-    auto& text = session->sequence().ids;
-    text.insert(text.end(), ids.begin(), ids.end());
-    session->publish();
-    const Lock lock(mutex_);
-    session->job = job;
-    jobs_.push_back(std::move(job));
-  } catch (const std::bad_alloc&) {
-    session->busy = false;
-    throw Error(ErrorCode::outOfMemory, "There is no memory left for the logits or the ids");
-  } catch (...) {
-    session->busy = false;
-    throw;
+                      LogitsWanted logits, AppendDone done) try {
+  Claim claim(*this, session);
+  session->checkAppend(ids);
+  if (ids.empty() && session->position() == 0) {
+    throw Error(ErrorCode::invalidArgument,
+                "Expected at least one id, because the session is empty");
   }
-  wake_.notify_all();
+  auto job = std::make_shared<Job>(Job::Kind::append, session);
+  job->logits = logits;
+  job->firstNew = session->position();
+  job->appended = std::move(done);
+  if (logits == LogitsWanted::all) {
+    job->collected.reserve(ids.size() * static_cast<size_t>(model_->config().vocabSize));
+  }
+  auto& text = session->sequence().ids;
+  text.insert(text.end(), ids.begin(), ids.end());
+  session->publish();
+  enqueue(std::move(job));
+  claim.handOver();
+} catch (const std::bad_alloc&) {
+  throw Error(ErrorCode::outOfMemory, "There is no memory left for the logits or the ids");
 }
 
 void Executor::startGenerate(const std::shared_ptr<Session>& session, GenerateOptions options) {
-  acquire(session);
-  try {
-    if (session->position() == 0) {
-      throw Error(ErrorCode::invalidArgument,
-                  "Expected a session with at least one token to generate from");
-    }
-    const int32_t vocabSize = model_->config().vocabSize;
-    auto job = std::make_shared<Job>(Job::Kind::generate, session);
-    job->commit = session->position();
-    job->sampler.emplace(options.sampler, options.bannedIds, vocabSize);
-    const auto& isAnchor = session->policy().isAnchor;
-    for (const int32_t id : session->sequence().ids) {
-      if (!isAnchor[static_cast<size_t>(id)]) job->sampler->see(id);
-    }
-    if (options.forcedAnchor >= 0) {
-      job->endsNewline.resize(static_cast<size_t>(vocabSize));
-      for (const int32_t id : options.newlineIds) job->endsNewline[static_cast<size_t>(id)] = 1;
-      // A text that stops between a newline and its anchor owes the anchor. It is not committed, so
-      // that leaving at once gives back the text as it was.
-      auto& ids = session->sequence().ids;
-      if (job->endsNewline[static_cast<size_t>(ids.back())] &&
-          session->position() + 1 < session->contextLength()) {
-        ids.push_back(options.forcedAnchor);
-      }
-    }
-    if (options.maxTokens <= 0) job->finish = Finish::length;
-    job->options = std::move(options);
-    const Lock lock(mutex_);
-    session->job = job;
-    jobs_.push_back(std::move(job));
-  } catch (...) {
-    session->busy = false;
-    throw;
+  Claim claim(*this, session);
+  if (session->position() == 0) {
+    throw Error(ErrorCode::invalidArgument,
+                "Expected a session with at least one token to generate from");
   }
-  wake_.notify_all();
+  const int32_t vocabSize = model_->config().vocabSize;
+  auto job = std::make_shared<Job>(Job::Kind::generate, session);
+  job->commit = session->position();
+  job->sampler.emplace(options.sampler, options.bannedIds, vocabSize);
+  const auto& isAnchor = session->policy().isAnchor;
+  for (const int32_t id : session->sequence().ids) {
+    if (!isAnchor[static_cast<size_t>(id)]) job->sampler->see(id);
+  }
+  if (options.forcedAnchor >= 0) {
+    job->endsNewline.resize(static_cast<size_t>(vocabSize));
+    for (const int32_t id : options.newlineIds) job->endsNewline[static_cast<size_t>(id)] = 1;
+    // A text that stops between a newline and its anchor owes the anchor. It is not committed, so
+    // that leaving at once gives back the text as it was.
+    auto& ids = session->sequence().ids;
+    if (job->endsNewline[static_cast<size_t>(ids.back())] &&
+        session->position() + 1 < session->contextLength()) {
+      ids.push_back(options.forcedAnchor);
+    }
+  }
+  if (options.maxTokens <= 0) job->finish = Finish::length;
+  job->options = std::move(options);
+  enqueue(std::move(job));
+  claim.handOver();
 }
 
 void Executor::read(const std::shared_ptr<Session>& session, int32_t commit, ReadDone done) {
@@ -147,9 +155,14 @@ void Executor::read(const std::shared_ptr<Session>& session, int32_t commit, Rea
       throw Error(ErrorCode::busy, "No generation is waiting to be read");
     }
     job->acknowledged = job->delivered;
-    job->commit = std::max(job->commit, commit);
+    job->commit = std::max(job->commit.load(), commit);
     job->reader = std::move(done);
-    answerReader(*job, calls);
+    try {
+      answerReader(*job, calls);
+    } catch (...) {
+      job->reader = nullptr;  // the caller gets the exception
+      throw;
+    }
   }
   wake_.notify_all();
   for (const auto& call : calls) call();
@@ -170,21 +183,13 @@ void Executor::endGenerate(const std::shared_ptr<Session>& session, int32_t posi
 }
 
 void Executor::truncate(const std::shared_ptr<Session>& session, int32_t position) {
-  acquire(session);
-  try {
-    session->truncate(position);
-  } catch (...) {
-    session->busy = false;
-    throw;
-  }
-  session->busy = false;
+  const Claim claim(*this, session);
+  session->truncate(position);
 }
 
 std::vector<int32_t> Executor::ids(const std::shared_ptr<Session>& session) {
-  acquire(session);
-  std::vector<int32_t> ids = session->sequence().ids;
-  session->busy = false;
-  return ids;
+  const Claim claim(*this, session);
+  return session->sequence().ids;
 }
 
 void Executor::abort(const std::shared_ptr<Session>& session) {
@@ -197,15 +202,21 @@ void Executor::abort(const std::shared_ptr<Session>& session) {
 }
 
 void Executor::dispose(const std::shared_ptr<Session>& session) {
+  bool idle = false;
   {
     const Lock lock(mutex_);
     session->disposed = true;
     if (session->job) {
       session->job->failure = disposedError("session");
       session->job->over = true;
+    } else {
+      idle = !session->busy.exchange(true);
     }
   }
   wake_.notify_all();
+  if (!idle) return;
+  session->clear();
+  session->busy = false;
 }
 
 void Executor::stop() {

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <span>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -84,7 +85,7 @@ class Executor {
   // Refuses new work, ends what runs with ERR_DISPOSED and frees the weights and caches; returns
   // at once.
   void stop();
-  // Waits until a stop has taken effect: one pass at most.
+  // Waits until a stop has taken effect: one pass at most. Not on the executor's own thread.
   void join();
   bool finished() const { return finished_; }
   size_t sessionCount();
@@ -96,19 +97,26 @@ class Executor {
 
   using Batch = std::vector<std::shared_ptr<Job>>;
 
-  void acquire(const std::shared_ptr<Session>& session);
+  class Claim;
+
+  void addSession(const std::shared_ptr<Session>& session);
+  void enqueue(std::shared_ptr<Job> job);
   void loop();
+  void turn(Batch& batch, bool* stopped);
+  void clearSessions();
   void control(Calls& calls);
   void finishJob(Job& job, Calls& calls);
   void waitForReaders(Lock& lock);
   void collect(Batch& batch);
+  bool chooseSource();
   int32_t mostLogitRows() const;
   void runPass(Batch batch);
   void prepareItems(Batch& batch, std::vector<BatchItem>& items);
+  void failOrSplit(const Batch& batch, const Error& error);
   void fail(Job& job, const Error& error);
-  void takeAppend(Job& job, std::span<const float> logits);
-  void takeGenerate(Job& job, const BatchItem& item, std::span<const float> logits);
-  void addSample(Job& job, std::span<const float> logits);
+  void take(Job& job, const BatchItem& item, std::span<const float> logits);
+  void enter(Job& job);
+  void addSample(Job& job);
   void answerReader(Job& job, Calls& calls);
   void learnBudget(int32_t tokens, std::chrono::steady_clock::duration time);
 
@@ -120,7 +128,10 @@ class Executor {
   std::vector<std::weak_ptr<Session>> sessions_;
   bool stopping_ = false;
   std::atomic<bool> finished_{false};
-  size_t lastGenerating_ = 0;   // generations in the last pass
+  size_t lastGenerating_ = 0;  // generations in the last pass
+  // Source layer of the last pass, and the layer that its consumers are above.
+  std::pair<int32_t, int32_t> lastSource_{-1, -1};
+  const Error noMemory_;        // made before there is none
   double tokensPerSecond_ = 0;  // of long passes, 0: not known yet
   std::thread thread_;
 };

@@ -1,8 +1,7 @@
-// The executor's own thread: collecting a batch, running it, handing the results out.
+// The executor's own thread: ending jobs, collecting a batch, running it.
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -35,41 +34,78 @@ class RowSaver : public HiddenSink {
   const std::vector<std::shared_ptr<Job>>& batch_;
 };
 
+using Source = std::pair<int32_t, int32_t>;
+
+// (source layer, layer below its consumers)
+Source sourceOf(const Job& job) {
+  const Policy& policy = job.session->policy();
+  if (policy.sourceLayer < 0) return {-1, -1};
+  return {policy.sourceLayer, policy.consumersAbove};
+}
+
+bool isRunnable(const Job& job) {
+  if (job.failure || job.over || job.ending) return false;
+  return job.kind == Job::Kind::append || (job.samples() && job.hasCredit());
+}
+
 }  // namespace
 
 void Executor::loop() {
   Batch batch;
-  for (;;) {
-    Calls calls;
-    {
-      Lock lock(mutex_);
-      control(calls);
-      if (calls.empty() && stopping_) break;
-      if (calls.empty()) {
-        waitForReaders(lock);
-        control(calls);
-        collect(batch);
-        if (batch.empty() && calls.empty()) {
-          wake_.wait(lock);
-          continue;
-        }
-      }
+  for (bool stopped = false; !stopped;) {
+    try {
+      turn(batch, &stopped);
+    } catch (const std::exception&) {
+      // There was no memory. What could not be answered or run is still there.
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    for (const auto& call : calls) call();
-    if (!batch.empty()) runPass(std::move(batch));
     batch.clear();
   }
-  for (const auto& weak : sessions_) {
-    if (const auto session = weak.lock()) session->clear();
-  }
+  clearSessions();
   model_->unload();
   finished_ = true;
   if (stopped_) stopped_();
 }
 
+void Executor::turn(Batch& batch, bool* stopped) {
+  Calls calls;
+  {
+    Lock lock(mutex_);
+    control(calls);
+    if (calls.empty() && !stopping_) {
+      waitForReaders(lock);
+      control(calls);
+      collect(batch);
+      // A stop while it waited for readers was notified then, and is seen at the next turn.
+      if (batch.empty() && calls.empty() && !stopping_) wake_.wait(lock);
+    } else if (calls.empty()) {
+      *stopped = true;
+    }
+  }
+  for (const auto& call : calls) call();
+  if (!batch.empty()) runPass(batch);
+}
+
+// After a stop nobody claims a session any more; whoever still has one lets go soon.
+void Executor::clearSessions() {
+  std::vector<std::weak_ptr<Session>> sessions;
+  {
+    const Lock lock(mutex_);
+    sessions.swap(sessions_);
+  }
+  for (const auto& weak : sessions) {
+    const auto session = weak.lock();
+    if (!session) continue;
+    while (session->busy.exchange(true)) std::this_thread::yield();
+    session->clear();
+    session->busy = false;
+  }
+}
+
 // Ends the jobs that are done, aborted or disposed, outside of a pass.
 void Executor::control(Calls& calls) {
   for (const auto& job : jobs_) {
+    if (job->finished) continue;
     if (stopping_) {
       if (!job->failure) job->failure.emplace(ErrorCode::disposed, "The model has been disposed");
       job->over = true;
@@ -82,26 +118,31 @@ void Executor::control(Calls& calls) {
       answerReader(*job, calls);
     }
   }
-  std::erase_if(jobs_, [](const auto& job) { return job->over; });
+  std::erase_if(jobs_, [](const auto& job) { return job->finished; });
 }
 
+// Either answers everything or, where there is no memory, throws and changes nothing.
 void Executor::finishJob(Job& job, Calls& calls) {
+  calls.reserve(calls.size() + 3);
   Session& session = *job.session;
+  std::function<void()> clear, reader, last;
+  if (session.disposed) {
+    clear = [owner = job.session] {
+      owner->clear();
+      owner->busy = false;
+    };
+  }
   if (job.kind == Job::Kind::append) {
-    calls.push_back([done = std::move(job.appended), logits = std::move(job.collected),
-                     failure = job.failure]() mutable {
-      if (failure) {
-        done({}, &*failure);
-      } else {
-        done(std::move(logits), nullptr);
-      }
-    });
+    const auto logits = std::make_shared<std::vector<float>>();
+    last = [done = job.appended, logits, failure = job.failure] {
+      if (failure) return done({}, &*failure);
+      done(std::move(*logits), nullptr);
+    };
+    logits->swap(job.collected);
   } else {
     if (job.reader) {
       const Error ended(ErrorCode::aborted, "The generation has ended");
-      calls.push_back([done = std::move(job.reader), error = job.failure.value_or(ended)] {
-        done({}, &error);
-      });
+      reader = [done = job.reader, error = job.failure.value_or(ended)] { done({}, &error); };
     }
     // An abort or a failed pass was told to the reader; ending and cutting back go well then.
     std::optional<Error> failure;
@@ -114,14 +155,17 @@ void Executor::finishJob(Job& job, Calls& calls) {
       }
     }
     if (job.ended) {
-      calls.push_back(
-          [done = std::move(job.ended), failure] { done(failure ? &*failure : nullptr); });
+      last = [done = job.ended, failure] { done(failure ? &*failure : nullptr); };
     }
   }
-  if (session.disposed) session.clear();
+  for (auto* call : {&clear, &reader, &last}) {
+    if (*call) calls.push_back(std::move(*call));
+  }
+  job.reader = nullptr;
   session.publish();
   session.job = nullptr;
-  session.busy = false;
+  if (!session.disposed) session.busy = false;
+  job.finished = true;
 }
 
 // Without this, readers that are all about to come back fall into small batches.
@@ -151,28 +195,36 @@ void Executor::collect(Batch& batch) {
     left = std::clamp(static_cast<int32_t>(tokensPerSecond_ * kPassSeconds), kSmallestBudget,
                       kLargestBudget);
   }
-  const Policy* shared = nullptr;  // layer-wise attention is a setting of the whole pass
-  const auto runnable = [&](const Job& job, bool step) {
-    if (job.failure || job.over || job.ending) return false;
-    if (job.kind == Job::Kind::generate && (!job.samples() || !job.hasCredit())) return false;
-    const Policy& policy = job.session->policy();
-    const bool fits = !shared || (shared->sourceLayer == policy.sourceLayer &&
-                                  shared->consumersAbove == policy.consumersAbove);
-    return fits && (job.session->pending() <= kStepTokens) == step;
-  };
   lastGenerating_ = 0;
+  if (!chooseSource()) return;
+  bool prompts = false;
   for (const bool step : {true, false}) {
     for (const auto& job : jobs_) {
-      if (!runnable(*job, step)) continue;
-      if (!step && left <= 0 && !batch.empty()) break;
+      if (!isRunnable(*job) || sourceOf(*job) != lastSource_) continue;
+      if ((job->session->pending() <= kStepTokens) != step) continue;
+      // However many steps there are, a prompt gets on.
+      if (!step && left <= 0 && prompts) break;
       job->share = std::min(job->session->pending(), std::max(left, kSmallestBudget));
       if (job->logits == LogitsWanted::all) job->share = std::min(job->share, mostLogitRows());
       left -= job->share;
-      shared = &job->session->policy();
+      prompts = prompts || !step;
       if (job->kind == Job::Kind::generate) ++lastGenerating_;
       batch.push_back(job);
     }
   }
+}
+
+// Layer-wise attention is a setting of the whole pass, so sessions with different ones take turns.
+bool Executor::chooseSource() {
+  std::optional<Source> next, first;
+  for (const auto& job : jobs_) {
+    if (!isRunnable(*job)) continue;
+    const Source source = sourceOf(*job);
+    if (!first || source < *first) first = source;
+    if (source > lastSource_ && (!next || source < *next)) next = source;
+  }
+  if (first) lastSource_ = next ? *next : *first;
+  return first.has_value();
 }
 
 void Executor::runPass(Batch batch) {
@@ -183,36 +235,46 @@ void Executor::runPass(Batch batch) {
     prepareItems(batch, items);
     RowSaver saver(batch);
     if (!batch.empty()) logits = model_->forward(items, &saver);
-  } catch (const std::exception& failure) {
-    const auto* known = dynamic_cast<const Error*>(&failure);
-    const Error error = known ? *known : Error(ErrorCode::outOfMemory, failure.what());
-    if (batch.size() == 1) return fail(*batch.front(), error);
-    // One session's trouble is not the others': each runs by itself.
-    for (const auto& job : batch) runPass({job});
-    return;
+  } catch (const Error& error) {
+    return failOrSplit(batch, error);
+  } catch (const std::exception&) {
+    return failOrSplit(batch, noMemory_);
   }
   int32_t tokens = 0;
   for (const BatchItem& item : items) tokens += item.tokens;
   learnBudget(tokens, Clock::now() - start);
 
+  // Without the lock: choosing a token may take a millisecond.
+  const auto vocabSize = static_cast<size_t>(model_->config().vocabSize);
+  for (size_t i = 0; i < items.size(); ++i) {
+    const size_t size = static_cast<size_t>(items[i].logitCount()) * vocabSize;
+    try {
+      take(*batch[i], items[i], logits.first(size));
+    } catch (const std::exception&) {
+      fail(*batch[i], noMemory_);
+    }
+    logits = logits.subspan(size);
+  }
   Calls calls;
   {
     const Lock lock(mutex_);
-    const auto vocabSize = static_cast<size_t>(model_->config().vocabSize);
-    for (size_t i = 0; i < items.size(); ++i) {
-      const size_t size = static_cast<size_t>(items[i].logitCount()) * vocabSize;
-      const auto own = logits.first(size);
-      logits = logits.subspan(size);
-      if (batch[i]->kind == Job::Kind::append) {
-        takeAppend(*batch[i], own);
-      } else {
-        takeGenerate(*batch[i], items[i], own);
-        answerReader(*batch[i], calls);
+    for (const auto& job : batch) {
+      try {
+        enter(*job);
+      } catch (const std::exception&) {
+        if (!job->failure) job->failure = noMemory_;
       }
-      batch[i]->session->publish();
+      job->session->publish();
+      answerReader(*job, calls);
     }
   }
   for (const auto& call : calls) call();
+}
+
+// One session's trouble is not the others': each runs by itself.
+void Executor::failOrSplit(const Batch& batch, const Error& error) {
+  if (batch.size() == 1) return fail(*batch.front(), error);
+  for (const auto& job : batch) runPass({job});
 }
 
 // Says which logits are wanted. A job that cannot run fails and leaves the batch.
@@ -246,83 +308,6 @@ void Executor::prepareItems(Batch& batch, std::vector<BatchItem>& items) {
 void Executor::fail(Job& job, const Error& error) {
   const Lock lock(mutex_);
   if (!job.failure) job.failure = error;
-}
-
-void Executor::takeAppend(Job& job, std::span<const float> logits) {
-  job.collected.insert(job.collected.end(), logits.begin(), logits.end());
-  job.session->commit(job.session->cached());
-  if (job.session->pending() == 0) job.over = true;
-}
-
-void Executor::takeGenerate(Job& job, const BatchItem& item, std::span<const float> logits) {
-  Session& session = *job.session;
-  session.commit(job.commit);
-  if (logits.empty() || !job.samples()) return;
-  const auto vocabSize = static_cast<size_t>(model_->config().vocabSize);
-  if (job.anchorOpen && item.logitCount() == 2) {
-    job.queue.back().anchorLogprob =
-        logProbability(logits.first(vocabSize), job.options.forcedAnchor);
-  }
-  job.anchorOpen = false;
-  addSample(job, logits.last(vocabSize));
-}
-
-void Executor::addSample(Job& job, std::span<const float> logits) {
-  Session& session = *job.session;
-  auto& ids = session.sequence().ids;
-  if (session.position() >= session.contextLength()) {
-    job.finish = Finish::length;
-    return;
-  }
-  GeneratedToken token;
-  token.sample = job.sampler->sample(logits, session.position());
-  token.id = token.sample.id;
-  token.anchorLogprob = std::numeric_limits<float>::quiet_NaN();
-  const auto& eos = job.options.eosIds;
-  ++job.generated;
-  if (std::find(eos.begin(), eos.end(), token.id) != eos.end()) {
-    token.end = session.position();
-    job.finish = Finish::stop;
-    job.queue.push_back(std::move(token));
-    return;
-  }
-  const auto slot = static_cast<size_t>(token.id);
-  ids.push_back(token.id);
-  if (!session.policy().isAnchor[slot]) job.sampler->see(token.id);
-  if (!job.endsNewline.empty() && job.endsNewline[slot] &&
-      session.position() < session.contextLength()) {
-    ids.push_back(job.options.forcedAnchor);
-    job.anchorOpen = job.options.sampler.logprobs;
-  }
-  token.end = session.position();
-  job.queue.push_back(std::move(token));
-  if (job.generated >= job.options.maxTokens || session.position() >= session.contextLength()) {
-    job.finish = Finish::length;
-  }
-  // A last newline's anchor is not run, so its log-probability stays unknown.
-  if (job.finish != Finish::none) job.anchorOpen = false;
-}
-
-void Executor::answerReader(Job& job, Calls& calls) {
-  if (!job.reader) return;
-  if (job.failure) {
-    calls.push_back([done = std::move(job.reader), error = *job.failure] { done({}, &error); });
-    job.reader = nullptr;
-    return;
-  }
-  // The token whose anchor's log-probability is still to come waits for it.
-  const size_t ready = job.queue.size() - (job.anchorOpen ? 1 : 0);
-  if (ready == 0 && job.finish == Finish::none) return;
-  GeneratedBatch batch;
-  const auto end = job.queue.begin() + static_cast<std::ptrdiff_t>(ready);
-  batch.tokens.assign(std::make_move_iterator(job.queue.begin()), std::make_move_iterator(end));
-  job.queue.erase(job.queue.begin(), end);
-  job.delivered += static_cast<int32_t>(ready);
-  batch.finish = job.finish;
-  calls.push_back([done = std::move(job.reader), batch = std::move(batch)]() mutable {
-    done(std::move(batch), nullptr);
-  });
-  job.reader = nullptr;
 }
 
 void Executor::learnBudget(int32_t tokens, Clock::duration time) {

@@ -2,6 +2,7 @@
 // is running reads.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -9,6 +10,12 @@
 #include "core/executor.h"
 
 namespace anchorcoder {
+
+// What a pass gives a generation.
+struct Draw {
+  std::optional<Sample> sample;  // none: the context is full
+  std::optional<float> anchorLogprob;
+};
 
 struct Job {
   enum class Kind { append, generate };
@@ -20,6 +27,7 @@ struct Job {
   const std::shared_ptr<Session> session;
   std::optional<Error> failure;  // set by abort, dispose and failed passes
   bool over = false;             // to be removed at the next turn
+  bool finished = false;         // its last answer is given
   int32_t share = 0;             // tokens of it that the next pass takes
 
   // append
@@ -35,7 +43,8 @@ struct Job {
   int32_t generated = 0;             // tokens sampled
   int32_t acknowledged = 0;          // of them, read and done with
   int32_t delivered = 0;             // of them, handed to the reader
-  int32_t commit = 0;                // nothing before it will be cut back
+  std::atomic<int32_t> commit{0};    // nothing before it will be cut back
+  std::optional<Draw> draw;          // made by the last pass, not entered yet
   Finish finish = Finish::none;
   std::vector<GeneratedToken> queue;  // sampled, not delivered
   bool anchorOpen = false;            // the last one's anchor log-probability is still to come

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <utility>
 
 #include "core/error.h"
@@ -122,30 +123,30 @@ NormDesc Model::norm(const DeviceBuffer& weight) const {
 }
 
 void Model::reserveScratch(int32_t tokens, int32_t rows, int32_t logits) {
-  const auto floats = [&](int64_t count, int64_t size) {
-    return DeviceBuffer(context_, static_cast<size_t>(count * size) * sizeof(float), "a pass");
+  // The old ones go first, so that growing takes no more than what is asked for.
+  const auto grow = [&](int32_t wanted, int32_t* have,
+                        std::initializer_list<std::pair<DeviceBuffer*, int64_t>> buffers) {
+    if (wanted <= *have) return;
+    *have = 0;
+    for (const auto& [buffer, size] : buffers) *buffer = {};
+    for (const auto& [buffer, size] : buffers) {
+      *buffer =
+          DeviceBuffer(context_, static_cast<size_t>(wanted * size) * sizeof(float), "a pass");
+    }
+    *have = wanted;
   };
   const int64_t queries = int64_t{config_.heads} * config_.headDim;
-  if (rows > scratchRows_) {
-    residual_ = floats(rows, config_.hiddenSize);
-    scratchRows_ = rows;
-  }
-  if (tokens > scratchTokens_) {
-    query_ = floats(tokens, queries);
-    attended_ = floats(tokens, queries);
-    hidden_ = floats(tokens, config_.intermediateSize);
-    scratchTokens_ = tokens;
-  }
-  if (logits > scratchLogits_) {
-    deviceLogits_ = floats(logits, config_.vocabSize);
-    scratchLogits_ = logits;
-  }
+  grow(rows, &scratchRows_, {{&residual_, config_.hiddenSize}});
+  grow(tokens, &scratchTokens_,
+       {{&query_, queries}, {&attended_, queries}, {&hidden_, config_.intermediateSize}});
+  grow(logits, &scratchLogits_, {{&deviceLogits_, config_.vocabSize}});
 }
 
 std::span<const float> Model::forward(std::span<BatchItem> items, HiddenSink* sink) {
   try {
     pass_->build(config_, items);
     run(items);
+    deliver(sink);
   } catch (const std::bad_alloc&) {
     pass_->rollBack(items);
     throw Error(ErrorCode::outOfMemory, "There is no memory left for a pass");
@@ -153,7 +154,6 @@ std::span<const float> Model::forward(std::span<BatchItem> items, HiddenSink* si
     pass_->rollBack(items);
     throw;
   }
-  deliver(sink);
   return {logits_.data(),
           static_cast<size_t>(pass_->pass().logitCount) * static_cast<size_t>(config_.vocabSize)};
 }

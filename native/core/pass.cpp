@@ -15,7 +15,8 @@ void PassBuilder::build(const ModelConfig& config, std::span<BatchItem> items) {
 }
 
 void PassBuilder::rollBack(std::span<BatchItem> items) noexcept {
-  for (size_t i = 0; i < items.size(); ++i) {
+  // Fewer than there are items where there was no memory to note them all.
+  for (size_t i = 0; i < before_.size(); ++i) {
     Sequence& sequence = *items[i].sequence;
     sequence.state.truncate(before_[i], sequence.ids);
     sequence.cache.truncate(before_[i], sequence.state.keptCount());

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
+
+#include "core/error.h"
 
 namespace anchorcoder {
 
@@ -28,6 +31,26 @@ double logSumExp(std::span<const float> logits) {
   return static_cast<double>(largest) + std::log(sum);
 }
 
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+// Comparisons with a NaN would leave sorting without an order.
+float ordered(float logit) { return std::isnan(logit) ? kNever : logit; }
+
+SamplerOptions checked(const SamplerOptions& options) {
+  const auto require = [](bool holds, const char* what) {
+    if (!holds) throw Error(ErrorCode::invalidArgument, std::string("Expected ") + what);
+  };
+  require(std::isfinite(options.temperature) && options.temperature >= 0.0f,
+          "temperature to be 0 or more");
+  require(options.topK >= 0, "topK to be 0 or more");
+  require(options.topP >= 0.0f && options.topP <= 1.0f, "topP to be from 0 to 1");
+  require(options.minP >= 0.0f && options.minP <= 1.0f, "minP to be from 0 to 1");
+  require(std::isfinite(options.repetitionPenalty) && options.repetitionPenalty > 0.0f,
+          "repetitionPenalty to be more than 0");
+  require(options.topLogprobs >= 0, "topLogprobs to be 0 or more");
+  return options;
+}
+
 }  // namespace
 
 float logProbability(std::span<const float> logits, int32_t id) {
@@ -37,13 +60,13 @@ float logProbability(std::span<const float> logits, int32_t id) {
 
 Sampler::Sampler(const SamplerOptions& options, std::span<const int32_t> bannedIds,
                  int32_t vocabSize)
-    : options_(options),
+    : options_(checked(options)),
       banned_(bannedIds.begin(), bannedIds.end()),
       seen_(static_cast<size_t>(vocabSize)),
       logits_(static_cast<size_t>(vocabSize)) {}
 
 Sample Sampler::sample(std::span<const float> logits, int32_t position) {
-  std::copy(logits.begin(), logits.end(), logits_.begin());
+  std::transform(logits.begin(), logits.end(), logits_.begin(), ordered);
   if (options_.repetitionPenalty != 1.0f) {
     for (size_t id = 0; id < logits_.size(); ++id) {
       if (!seen_[id]) continue;
@@ -51,15 +74,13 @@ Sample Sampler::sample(std::span<const float> logits, int32_t position) {
       logit = logit > 0 ? logit / options_.repetitionPenalty : logit * options_.repetitionPenalty;
     }
   }
-  for (const int32_t id : banned_) {
-    logits_[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
-  }
+  for (const int32_t id : banned_) logits_[static_cast<size_t>(id)] = kNever;
   Sample sample{};
-  if (options_.temperature == 0.0f) {
-    sample.id =
-        static_cast<int32_t>(std::max_element(logits_.begin(), logits_.end()) - logits_.begin());
+  const auto best = std::max_element(logits_.begin(), logits_.end());
+  if (options_.temperature == 0.0f || !std::isfinite(*best)) {
+    sample.id = static_cast<int32_t>(best - logits_.begin());
   } else {
-    sample.id = choose(position);
+    sample.id = choose(position, *best);
   }
   if (!options_.logprobs) return sample;
 
@@ -71,7 +92,7 @@ Sample Sampler::sample(std::span<const float> logits, int32_t position) {
   if (options_.topLogprobs > 0) {
     candidates_.clear();
     for (size_t id = 0; id < logits.size(); ++id) {
-      candidates_.push_back({logits[id], static_cast<int32_t>(id)});
+      candidates_.push_back({ordered(logits[id]), static_cast<int32_t>(id)});
     }
     const size_t count = std::min(static_cast<size_t>(options_.topLogprobs), candidates_.size());
     sortBest(count);
@@ -93,53 +114,47 @@ void Sampler::sortBest(size_t count) {
 
 // Sorts as many candidates as it takes to reach topP of the mass; returns how many.
 size_t Sampler::cutTopP() {
-  const float largest =
-      std::max_element(candidates_.begin(), candidates_.end(),
-                       [](const Candidate& a, const Candidate& b) { return a.logit < b.logit; })
-          ->logit;
   double total = 0;
   for (const Candidate& candidate : candidates_) {
-    total += std::exp(static_cast<double>(candidate.logit - largest));
+    total += std::exp(static_cast<double>(candidate.logit));
   }
   for (size_t sorted = std::min<size_t>(64, candidates_.size());;
        sorted = std::min(sorted * 8, candidates_.size())) {
     sortBest(sorted);
     double mass = 0;
     for (size_t i = 0; i < sorted; ++i) {
-      mass += std::exp(static_cast<double>(candidates_[i].logit - largest));
+      mass += std::exp(static_cast<double>(candidates_[i].logit));
       if (mass >= static_cast<double>(options_.topP) * total) return i + 1;
     }
     if (sorted == candidates_.size()) return sorted;
   }
 }
 
-int32_t Sampler::choose(int32_t position) {
+int32_t Sampler::choose(int32_t position, float largest) {
   candidates_.clear();
   for (size_t id = 0; id < logits_.size(); ++id) {
     if (!std::isfinite(logits_[id])) continue;
-    candidates_.push_back({logits_[id] / options_.temperature, static_cast<int32_t>(id)});
+    // Below the largest, so that no temperature, however small, takes it out of range.
+    const float logit = (logits_[id] - largest) / options_.temperature;
+    candidates_.push_back({logit, static_cast<int32_t>(id)});
   }
-  if (candidates_.empty()) return 0;  // every logit is infinite or not a number
   const auto topK = static_cast<size_t>(options_.topK);
   if (topK > 0 && topK < candidates_.size()) {
     sortBest(topK);
     candidates_.resize(topK);
   }
   if (options_.topP < 1.0f) candidates_.resize(cutTopP());
-
-  float largest = candidates_.front().logit;
-  for (const Candidate& candidate : candidates_) largest = std::max(largest, candidate.logit);
   if (options_.minP > 0.0f) {
-    const float lowest = largest + std::log(options_.minP);
+    const float lowest = std::log(options_.minP);
     std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < lowest; });
   }
   double total = 0;
   for (const Candidate& candidate : candidates_) {
-    total += std::exp(static_cast<double>(candidate.logit - largest));
+    total += std::exp(static_cast<double>(candidate.logit));
   }
   double left = uniform(options_.seed, position) * total;
   for (const Candidate& candidate : candidates_) {
-    left -= std::exp(static_cast<double>(candidate.logit - largest));
+    left -= std::exp(static_cast<double>(candidate.logit));
     if (left < 0) return candidate.id;
   }
   return candidates_.back().id;

@@ -34,9 +34,12 @@ float logProbability(std::span<const float> logits, int32_t id);
 
 // The order is that of Hugging Face transformers: repetition penalty, temperature, top-k, top-p,
 // min-p. Equal logits: the lower id first. The random number of a choice depends on the seed and
-// the position alone, so a text that is cut back and generated again comes out the same.
+// the position alone, so a text that is cut back and generated again comes out the same. A logit
+// that is not a number counts as minus infinity; where nothing else is left the lowest id comes
+// out.
 class Sampler {
  public:
+  // Throws Error (invalidArgument) for numbers that make no sense.
   Sampler(const SamplerOptions& options, std::span<const int32_t> bannedIds, int32_t vocabSize);
 
   // Marks an id as seen, for the repetition penalty.
@@ -44,7 +47,7 @@ class Sampler {
   Sample sample(std::span<const float> logits, int32_t position);
 
  private:
-  int32_t choose(int32_t position);
+  int32_t choose(int32_t position, float largest);
   void sortBest(size_t count);
   size_t cutTopP();
 

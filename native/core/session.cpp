@@ -55,10 +55,14 @@ bool Session::canCut(int32_t to) const {
   return start == to || start >= sequence_.cache.released();
 }
 
+void Session::dropSaved(int32_t from) {
+  while (!saved_.empty() && saved_.back().position >= from) saved_.pop_back();
+}
+
 void Session::cut(int32_t to) {
   sequence_.state.truncate(to, sequence_.ids);
   sequence_.cache.truncate(to, sequence_.state.keptCount());
-  while (!saved_.empty() && saved_.back().position >= to) saved_.pop_back();
+  dropSaved(to);
 }
 
 void Session::truncate(int32_t to) {
@@ -102,11 +106,13 @@ std::shared_ptr<Session> Session::fork(int32_t at) const {
 
 void Session::saveHidden(int32_t at, std::span<const float> row) {
   const bool endsLine = policy_.anyAnchored() && sequence_.state.closesLine(at);
+  dropSaved(at);  // of a pass that failed after it had saved some
   saved_.push_back(
       {at, endsLine, std::make_shared<const std::vector<float>>(row.begin(), row.end())});
 }
 
 const float* Session::lastHidden() {
+  dropSaved(cached());
   const int32_t last = cached() - 1;
   if (!saved_.empty() && saved_.back().position == last) return saved_.back().row->data();
   if (last < 0 || !canCut(last)) {

@@ -79,6 +79,7 @@ class Session {
 
   bool canCut(int32_t to) const;
   void cut(int32_t to);
+  void dropSaved(int32_t from);
 
   std::shared_ptr<Model> model_;
   Policy policy_;
