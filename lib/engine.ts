@@ -10,9 +10,20 @@ import { computeRope } from './rope.js';
  * are understood; a class is run once it stands here, and its golden tests with it.
  */
 export const runnable = {
-  classes: new Set(['LlamaForCausalLM', 'MistralForCausalLM', 'Qwen2ForCausalLM']),
+  classes: new Set([
+    'LlamaForCausalLM',
+    'MistralForCausalLM',
+    'Qwen2ForCausalLM',
+    'Qwen3ForCausalLM',
+    'Qwen3MoeForCausalLM',
+    'Starcoder2ForCausalLM',
+    'Phi3ForCausalLM',
+    'Gemma2ForCausalLM',
+    'Gemma3ForCausalLM',
+    'CodeGenForCausalLM',
+  ]),
   /** Layers that see a window of the last tokens. */
-  windows: false,
+  windows: true,
 };
 
 /** Why the engine cannot run a model yet; undefined where it can. */

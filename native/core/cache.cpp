@@ -85,7 +85,6 @@ SequenceCache::SequenceCache(std::shared_ptr<DeviceContext> context, const Cache
     : context_(std::move(context)), shape_(shape), layers_(static_cast<size_t>(shape.layers)) {
   for (int32_t l = 0; l < shape.layers; ++l) {
     auto& layer = layers_[static_cast<size_t>(l)];
-    layer.dense = policy.dense[static_cast<size_t>(l)] != 0;
     layer.hasKept = policy.hasKeptRows(l);
   }
 }
@@ -97,20 +96,19 @@ void SequenceCache::reserve(int32_t from, int32_t to, int32_t keptFrom, int32_t 
   }
 }
 
-void SequenceCache::releaseBefore(int32_t row) {
-  if (row <= released_) return;
-  for (auto& layer : layers_) {
-    if (!layer.dense) layer.positional.releaseBefore(row);
-  }
-  released_ = row;
+void SequenceCache::releaseBefore(int32_t index, int32_t row) {
+  Layer& layer = layers_[static_cast<size_t>(index)];
+  if (row <= layer.released) return;
+  layer.positional.releaseBefore(row);
+  layer.released = row;
 }
 
 void SequenceCache::truncate(int32_t position, int32_t kept) {
   for (auto& layer : layers_) {
     layer.positional.truncate(position);
+    layer.released = std::min(layer.released, position);
     if (layer.hasKept) layer.kept.truncate(kept);
   }
-  released_ = std::min(released_, position);
 }
 
 LayerCache SequenceCache::layer(int32_t index) const {

@@ -82,10 +82,10 @@ class SequenceCache {
 
   const CacheShape& shape() const { return shape_; }
   void reserve(int32_t from, int32_t to, int32_t keptFrom, int32_t keptTo);
-  // Rows of anchored layers below `row` may go, but for kept ones.
-  void releaseBefore(int32_t row);
-  // Lowest row that anchored layers still hold.
-  int32_t released() const { return released_; }
+  // Rows of the layer below `row` may go, but for kept ones.
+  void releaseBefore(int32_t layer, int32_t row);
+  // Lowest row that the layer still holds.
+  int32_t released(int32_t layer) const { return layers_[static_cast<size_t>(layer)].released; }
   void truncate(int32_t position, int32_t kept);
 
   LayerCache layer(int32_t index) const;
@@ -93,8 +93,8 @@ class SequenceCache {
 
  private:
   struct Layer {
-    bool dense;
-    bool hasKept;
+    bool hasKept = false;
+    int32_t released = 0;
     Segment positional;
     Segment kept;
   };
@@ -102,7 +102,6 @@ class SequenceCache {
   std::shared_ptr<DeviceContext> context_;
   CacheShape shape_;
   std::vector<Layer> layers_;
-  int32_t released_ = 0;
 };
 
 }  // namespace anchorcoder

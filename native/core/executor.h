@@ -13,7 +13,7 @@
 #include <mutex>
 #include <span>
 #include <thread>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "core/error.h"
@@ -56,6 +56,9 @@ struct GeneratedBatch {
 using AppendDone = std::function<void(std::vector<float> logits, const Error* error)>;
 using ReadDone = std::function<void(GeneratedBatch batch, const Error* error)>;
 using Done = std::function<void(const Error* error)>;
+
+// What is a setting of the whole pass: (source layer, layer below its consumers, second rope).
+using BatchKey = std::tuple<int32_t, int32_t, bool>;
 
 class Executor {
  public:
@@ -108,7 +111,7 @@ class Executor {
   void finishJob(Job& job, Calls& calls);
   void waitForReaders(Lock& lock);
   void collect(Batch& batch);
-  bool chooseSource();
+  bool chooseKey();
   int32_t mostLogitRows() const;
   void runPass(Batch batch);
   void prepareItems(Batch& batch, std::vector<BatchItem>& items);
@@ -128,11 +131,10 @@ class Executor {
   std::vector<std::weak_ptr<Session>> sessions_;
   bool stopping_ = false;
   std::atomic<bool> finished_{false};
-  size_t lastGenerating_ = 0;  // generations in the last pass
-  // Source layer of the last pass, and the layer that its consumers are above.
-  std::pair<int32_t, int32_t> lastSource_{-1, -1};
-  const Error noMemory_;        // made before there is none
-  double tokensPerSecond_ = 0;  // of long passes, 0: not known yet
+  size_t lastGenerating_ = 0;        // generations in the last pass
+  BatchKey lastKey_{-1, -1, false};  // of the last pass
+  const Error noMemory_;             // made before there is none
+  double tokensPerSecond_ = 0;       // of long passes, 0: not known yet
   std::thread thread_;
 };
 

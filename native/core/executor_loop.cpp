@@ -34,13 +34,12 @@ class RowSaver : public HiddenSink {
   const std::vector<std::shared_ptr<Job>>& batch_;
 };
 
-using Source = std::pair<int32_t, int32_t>;
-
-// (source layer, layer below its consumers)
-Source sourceOf(const Job& job) {
+// Sessions of one pass agree in these; see BatchKey.
+BatchKey keyOf(const Job& job) {
   const Policy& policy = job.session->policy();
-  if (policy.sourceLayer < 0) return {-1, -1};
-  return {policy.sourceLayer, policy.consumersAbove};
+  const bool longRope = job.session->sequence().longRope;
+  if (policy.sourceLayer < 0) return {-1, -1, longRope};
+  return {policy.sourceLayer, policy.consumersAbove, longRope};
 }
 
 bool isRunnable(const Job& job) {
@@ -196,11 +195,11 @@ void Executor::collect(Batch& batch) {
                       kLargestBudget);
   }
   lastGenerating_ = 0;
-  if (!chooseSource()) return;
+  if (!chooseKey()) return;
   bool prompts = false;
   for (const bool step : {true, false}) {
     for (const auto& job : jobs_) {
-      if (!isRunnable(*job) || sourceOf(*job) != lastSource_) continue;
+      if (!isRunnable(*job) || keyOf(*job) != lastKey_) continue;
       if ((job->session->pending() <= kStepTokens) != step) continue;
       // However many steps there are, a prompt gets on.
       if (!step && left <= 0 && prompts) break;
@@ -214,16 +213,16 @@ void Executor::collect(Batch& batch) {
   }
 }
 
-// Layer-wise attention is a setting of the whole pass, so sessions with different ones take turns.
-bool Executor::chooseSource() {
-  std::optional<Source> next, first;
+// Sessions that cannot share a pass take turns.
+bool Executor::chooseKey() {
+  std::optional<BatchKey> next, first;
   for (const auto& job : jobs_) {
     if (!isRunnable(*job)) continue;
-    const Source source = sourceOf(*job);
-    if (!first || source < *first) first = source;
-    if (source > lastSource_ && (!next || source < *next)) next = source;
+    const BatchKey key = keyOf(*job);
+    if (!first || key < *first) first = key;
+    if (key > lastKey_ && (!next || key < *next)) next = key;
   }
-  if (first) lastSource_ = next ? *next : *first;
+  if (first) lastKey_ = next ? *next : *first;
   return first.has_value();
 }
 

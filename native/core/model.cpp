@@ -1,4 +1,4 @@
-// Loading of a model's weights, and the forward pass above the device contract.
+// Loading of a model's weights.
 #include "core/model.h"
 
 #include <algorithm>
@@ -40,6 +40,27 @@ void check(const ModelConfig& config) {
       config.contextLength > kLargest) {
     throw Error(ErrorCode::modelInvalid, "The model's sizes are too large");
   }
+  const auto layers = static_cast<size_t>(config.layers);
+  const auto fits = [&](const auto& list) { return list.empty() || list.size() == layers; };
+  if (!fits(config.windows) || !fits(config.layerRopes)) {
+    throw Error(ErrorCode::modelInvalid, "Expected a window and a rope for every layer");
+  }
+  for (const int32_t window : config.windows) {
+    if (window < 0) throw Error(ErrorCode::modelInvalid, "Expected windows of 0 or more tokens");
+  }
+  for (const int32_t rope : config.layerRopes) {
+    if (rope < 0 || static_cast<size_t>(rope) >= std::max<size_t>(1, config.ropes.size())) {
+      throw Error(ErrorCode::modelInvalid, "Expected layerRopes to name ropes");
+    }
+  }
+  if (config.originalContext > 0 && config.ropes.size() != 2) {
+    throw Error(ErrorCode::modelInvalid, "Expected two ropes beside originalContext");
+  }
+  const ModelConfig::Experts& experts = config.experts;
+  if (experts.count != 0 && (experts.count < 0 || experts.perToken < 1 ||
+                             experts.perToken > experts.count || experts.intermediateSize < 1)) {
+    throw Error(ErrorCode::modelInvalid, "Expected perToken to be from 1 to the experts' number");
+  }
   for (const RopeConfig& rope : config.ropes) {
     if (rope.rotaryDims <= 0 || rope.rotaryDims % 2 != 0 || rope.rotaryDims > config.headDim ||
         rope.inverseFrequencies.size() != static_cast<size_t>(rope.rotaryDims / 2)) {
@@ -48,12 +69,24 @@ void check(const ModelConfig& config) {
   }
 }
 
+// Fills in what may be left out.
+ModelConfig completed(ModelConfig config) {
+  check(config);
+  const auto layers = static_cast<size_t>(config.layers);
+  if (config.windows.empty()) config.windows.assign(layers, 0);
+  if (config.layerRopes.empty()) config.layerRopes.assign(layers, 0);
+  if (config.attentionScale == 0.0f) {
+    config.attentionScale = 1.0f / std::sqrt(static_cast<float>(config.headDim));
+  }
+  return config;
+}
+
 }  // namespace
 
 Model::Model(std::shared_ptr<DeviceContext> context, ModelConfig config,
              const std::vector<FileSpec>& files, std::vector<TensorSpec> tensors)
     : context_(std::move(context)),
-      config_((check(config), std::move(config))),
+      config_(completed(std::move(config))),
       tensors_(std::make_unique<TensorTable>(context_, files, std::move(tensors))),
       mappedBytes_(tensors_->mappedBytes()),
       pass_(std::make_unique<PassBuilder>()) {
@@ -61,8 +94,13 @@ Model::Model(std::shared_ptr<DeviceContext> context, ModelConfig config,
   if (tensors_->has("lm_head.weight")) {
     head_ = tensors_->matrix("lm_head.weight", config_.vocabSize, config_.hiddenSize);
   }
-  finalNorm_ = tensors_->vector("model.norm.weight", config_.hiddenSize);
-  for (int32_t l = 0; l < config_.layers; ++l) layers_.push_back(loadLayer(l));
+  headBias_ = optional("lm_head.bias", config_.vocabSize);
+  finalNorm_ = loadNorm("model.norm", true);
+  for (int32_t l = 0; l < config_.layers; ++l) {
+    layers_.push_back(loadLayer(l));
+    normsOutputs_ = normsOutputs_ || layers_.back().attentionOutputNorm.weight.get() ||
+                    layers_.back().mlpOutputNorm.weight.get();
+  }
   for (const RopeConfig& rope : config_.ropes) {
     ropes_.push_back(
         {rope.rotaryDims, rope.interleaved, rope.scale, rope.inverseFrequencies.data()});
@@ -78,48 +116,78 @@ void Model::unload() {
   layers_.clear();
   embedding_ = {};
   head_ = {};
+  headBias_ = {};
   finalNorm_ = {};
-  for (DeviceBuffer* buffer : {&residual_, &query_, &attended_, &hidden_, &deviceLogits_}) {
+  for (DeviceBuffer* buffer : {&residual_, &query_, &attended_, &hidden_, &projected_, &gathered_,
+                               &scores_, &deviceLogits_}) {
     *buffer = {};
   }
   tensors_.reset();
   mappedBytes_ = 0;
 }
 
+DeviceBuffer Model::optional(const std::string& name, int64_t size) const {
+  return tensors_->has(name) ? tensors_->vector(name, size) : DeviceBuffer();
+}
+
+Model::NormWeights Model::loadNorm(const std::string& name, bool required) const {
+  const int64_t size = config_.hiddenSize;
+  if (!required && !tensors_->has(name + ".weight")) return {};
+  return {tensors_->vector(name + ".weight", size), optional(name + ".bias", size)};
+}
+
+Model::Linear Model::loadLinear(const std::string& name, int64_t outputs, int64_t inputs) const {
+  return {tensors_->matrix(name + ".weight", outputs, inputs), optional(name + ".bias", outputs)};
+}
+
+std::unique_ptr<Model::Experts> Model::loadExperts(const std::string& prefix) const {
+  const int64_t hidden = config_.hiddenSize, inner = config_.experts.intermediateSize;
+  auto experts = std::make_unique<Experts>();
+  experts->router = tensors_->matrix(prefix + "router.weight", config_.experts.count, hidden);
+  const auto add = [&](const std::string& name, int64_t outputs, int64_t inputs) {
+    experts->weights.push_back(tensors_->matrix(name + ".weight", outputs, inputs));
+    return experts->weights.back().get();
+  };
+  for (int32_t e = 0; e < config_.experts.count; ++e) {
+    const std::string expert = prefix + "experts." + std::to_string(e) + ".";
+    experts->gates.push_back(add(expert + "gate_proj", inner, hidden));
+    experts->ups.push_back(add(expert + "up_proj", inner, hidden));
+    experts->downs.push_back(add(expert + "down_proj", hidden, inner));
+  }
+  return experts;
+}
+
 Model::Layer Model::loadLayer(int32_t index) const {
   const std::string prefix = "model.layers." + std::to_string(index) + ".";
-  const auto bias = [&](const std::string& name, int64_t size) {
-    return tensors_->has(prefix + name) ? tensors_->vector(prefix + name, size) : DeviceBuffer();
-  };
+  const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
   const int64_t hidden = config_.hiddenSize, inner = config_.intermediateSize;
   const int64_t queries = int64_t{config_.heads} * config_.headDim;
   const int64_t keys = int64_t{config_.kvHeads} * config_.headDim;
   Layer layer;
-  layer.inputNorm = tensors_->vector(prefix + "input_layernorm.weight", hidden);
-  layer.outputNorm = tensors_->vector(prefix + "post_attention_layernorm.weight", hidden);
-  layer.q = tensors_->matrix(prefix + "self_attn.q_proj.weight", queries, hidden);
-  layer.k = tensors_->matrix(prefix + "self_attn.k_proj.weight", keys, hidden);
-  layer.v = tensors_->matrix(prefix + "self_attn.v_proj.weight", keys, hidden);
-  layer.o = tensors_->matrix(prefix + "self_attn.o_proj.weight", hidden, queries);
-  layer.gate = tensors_->matrix(prefix + "mlp.gate_proj.weight", inner, hidden);
-  layer.up = tensors_->matrix(prefix + "mlp.up_proj.weight", inner, hidden);
-  layer.down = tensors_->matrix(prefix + "mlp.down_proj.weight", hidden, inner);
-  layer.qBias = bias("self_attn.q_proj.bias", queries);
-  layer.kBias = bias("self_attn.k_proj.bias", keys);
-  layer.vBias = bias("self_attn.v_proj.bias", keys);
-  layer.oBias = bias("self_attn.o_proj.bias", hidden);
-  layer.gateBias = bias("mlp.gate_proj.bias", inner);
-  layer.upBias = bias("mlp.up_proj.bias", inner);
-  layer.downBias = bias("mlp.down_proj.bias", hidden);
+  layer.inputNorm = loadNorm(prefix + "input_layernorm", true);
+  layer.mlpNorm = loadNorm(prefix + "post_attention_layernorm", !config_.parallelBlock);
+  layer.attentionOutputNorm = loadNorm(prefix + "attention_output_norm", false);
+  layer.mlpOutputNorm = loadNorm(prefix + "mlp_output_norm", false);
+  layer.q = loadLinear(attention + "q_proj", queries, hidden);
+  layer.k = loadLinear(attention + "k_proj", keys, hidden);
+  layer.v = loadLinear(attention + "v_proj", keys, hidden);
+  layer.o = loadLinear(attention + "o_proj", hidden, queries);
+  layer.qNorm = optional(attention + "q_norm.weight", config_.headDim);
+  layer.kNorm = optional(attention + "k_norm.weight", config_.headDim);
+  if (tensors_->has(mlp + "router.weight")) {
+    layer.experts = loadExperts(mlp);
+    return layer;
+  }
+  if (tensors_->has(mlp + "gate_proj.weight")) {
+    layer.gate = loadLinear(mlp + "gate_proj", inner, hidden);
+  }
+  layer.up = loadLinear(mlp + "up_proj", inner, hidden);
+  layer.down = loadLinear(mlp + "down_proj", hidden, inner);
   return layer;
 }
 
 CacheShape Model::cacheShape(DType storage) const {
   return {config_.layers, config_.kvHeads, config_.headDim, storage};
-}
-
-NormDesc Model::norm(const DeviceBuffer& weight) const {
-  return {NormKind::rms, config_.normEpsilon, weight.floats(), nullptr};
 }
 
 void Model::reserveScratch(int32_t tokens, int32_t rows, int32_t logits) {
@@ -137,127 +205,15 @@ void Model::reserveScratch(int32_t tokens, int32_t rows, int32_t logits) {
   };
   const int64_t queries = int64_t{config_.heads} * config_.headDim;
   grow(rows, &scratchRows_, {{&residual_, config_.hiddenSize}});
+  const ModelConfig::Experts& experts = config_.experts;
   grow(tokens, &scratchTokens_,
-       {{&query_, queries}, {&attended_, queries}, {&hidden_, config_.intermediateSize}});
+       {{&query_, queries},
+        {&attended_, queries},
+        {&hidden_, std::max(config_.intermediateSize, experts.intermediateSize)},
+        {&projected_, normsOutputs_ || experts.count > 0 ? config_.hiddenSize : 0},
+        {&gathered_, experts.count > 0 ? config_.hiddenSize : 0},
+        {&scores_, experts.count}});
   grow(logits, &scratchLogits_, {{&deviceLogits_, config_.vocabSize}});
-}
-
-std::span<const float> Model::forward(std::span<BatchItem> items, HiddenSink* sink) {
-  try {
-    pass_->build(config_, items);
-    run(items);
-    deliver(sink);
-  } catch (const std::bad_alloc&) {
-    pass_->rollBack(items);
-    throw Error(ErrorCode::outOfMemory, "There is no memory left for a pass");
-  } catch (...) {
-    pass_->rollBack(items);
-    throw;
-  }
-  return {logits_.data(),
-          static_cast<size_t>(pass_->pass().logitCount) * static_cast<size_t>(config_.vocabSize)};
-}
-
-void Model::run(std::span<BatchItem> items) {
-  const Pass& pass = pass_->pass();
-  const auto saved = static_cast<int32_t>(std::count_if(
-      items.begin(), items.end(), [](const BatchItem& item) { return item.savedHidden; }));
-  reserveScratch(pass.tokenCount, pass.tokenCount + saved, pass.logitCount);
-  logits_.resize(std::max(logits_.size(), static_cast<size_t>(pass.logitCount) *
-                                              static_cast<size_t>(config_.vocabSize)));
-  uploadSavedRows(items);
-
-  const Ops& ops = context_->ops();
-  Plan* plan = nullptr;
-  context_->check(ops.beginPass(context_->device(), &desc_, &pass, &plan), "Starting a pass");
-  if (pass.tokenCount > 0) {
-    ops.embed(plan, embedding_.get(), 1.0f, residual_.floats());
-    for (int32_t l = 0; l < config_.layers; ++l) runLayer(plan, l);
-  }
-  if (pass.logitCount > 0) {
-    const Weight* head = head_.get() ? head_.get() : embedding_.get();
-    const LogitsArgs args{norm(finalNorm_), head, nullptr, residual_.floats(),
-                          deviceLogits_.floats()};
-    ops.logits(plan, &args);
-  }
-  context_->check(ops.endPass(plan), "Running a pass");
-  if (pass.logitCount > 0) {
-    const size_t bytes = static_cast<size_t>(pass.logitCount) *
-                         static_cast<size_t>(config_.vocabSize) * sizeof(float);
-    context_->check(ops.download(context_->device(), logits_.data(), deviceLogits_.get(), bytes),
-                    "Fetching logits");
-  }
-}
-
-void Model::runLayer(Plan* plan, int32_t index) {
-  const Ops& ops = context_->ops();
-  const Layer& layer = layers_[static_cast<size_t>(index)];
-  const Policy& policy = pass_->policy();
-  float* x = residual_.floats();
-
-  const NormQkvArgs qkv{index,
-                        config_.ropes.empty() ? -1 : 0,
-                        norm(layer.inputNorm),
-                        layer.q.get(),
-                        layer.k.get(),
-                        layer.v.get(),
-                        layer.qBias.floats(),
-                        layer.kBias.floats(),
-                        layer.vBias.floats(),
-                        nullptr,
-                        nullptr,
-                        x,
-                        query_.floats()};
-  ops.normQkv(plan, &qkv);
-
-  const AttendArgs attend{index,
-                          policy.isConsumer(index) ? policy.sourceLayer : -1,
-                          pass_->visibility(index),
-                          1.0f / std::sqrt(static_cast<float>(config_.headDim)),
-                          0.0f,
-                          query_.floats(),
-                          attended_.floats()};
-  ops.attend(plan, &attend);
-
-  const ProjectAddArgs output{layer.o.get(), layer.oBias.floats(), attended_.floats(), x};
-  ops.projectAdd(plan, &output);
-
-  const NormGateUpArgs gateUp{norm(layer.outputNorm),
-                              layer.gate.get(),
-                              layer.up.get(),
-                              layer.gateBias.floats(),
-                              layer.upBias.floats(),
-                              Activation::silu,
-                              x,
-                              hidden_.floats()};
-  ops.normGateUp(plan, &gateUp);
-
-  const ProjectAddArgs down{layer.down.get(), layer.downBias.floats(), hidden_.floats(), x};
-  ops.projectAdd(plan, &down);
-}
-
-void Model::uploadSavedRows(std::span<BatchItem> items) {
-  auto row = static_cast<size_t>(pass_->pass().tokenCount);
-  const auto size = static_cast<size_t>(config_.hiddenSize);
-  for (const BatchItem& item : items) {
-    if (!item.savedHidden) continue;
-    float* to = residual_.floats() + row++ * size;
-    context_->check(
-        context_->ops().upload(context_->device(), to, item.savedHidden, size * sizeof(float)),
-        "Uploading a saved row");
-  }
-}
-
-void Model::deliver(HiddenSink* sink) {
-  if (!sink) return;
-  std::vector<float> row(static_cast<size_t>(config_.hiddenSize));
-  for (const auto& hidden : pass_->hiddenRows()) {
-    const float* from = residual_.floats() + static_cast<size_t>(hidden.token) * row.size();
-    context_->check(
-        context_->ops().download(context_->device(), row.data(), from, row.size() * sizeof(float)),
-        "Fetching a hidden row");
-    sink->hidden(hidden.item, hidden.position, row);
-  }
 }
 
 }  // namespace anchorcoder

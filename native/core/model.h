@@ -22,11 +22,28 @@ struct RopeConfig {
   std::vector<double> inverseFrequencies;  // (rotaryDims / 2)
 };
 
+// See NativeModelSpec in types/native.ts for the meaning of each.
 struct ModelConfig {
   int32_t layers, hiddenSize, intermediateSize, heads, kvHeads, headDim, vocabSize;
   int32_t contextLength;
   float normEpsilon;
+  NormKind norm = NormKind::rms;
+  Activation activation = Activation::silu;
+  bool parallelBlock = false;
+  float embeddingScale = 1.0f;
+  float attentionScale = 0.0f;    // 0: 1 / sqrt(headDim)
+  float attentionSoftcap = 0.0f;  // 0: none
+  float logitSoftcap = 0.0f;      // 0: none
+  std::vector<int32_t> windows;   // (layers) 0: none; empty: none at all
   std::vector<RopeConfig> ropes;
+  std::vector<int32_t> layerRopes;  // (layers) index into ropes; empty: the first
+  int32_t originalContext = 0;      // longer sessions turn by ropes[1]; 0: all by layerRopes
+  struct Experts {
+    int32_t count = 0;  // 0: none
+    int32_t perToken = 0;
+    int32_t intermediateSize = 0;
+    bool normalize = false;
+  } experts;
   Compute compute;
 };
 
@@ -37,6 +54,7 @@ struct Sequence {
   std::vector<int32_t> ids;  // of the text, pending ones included
   PolicyState state;         // of the tokens in the cache
   SequenceCache cache;
+  bool longRope = false;  // turns by ropes[1] (ModelConfig::originalContext)
 
   int32_t cached() const { return state.size(); }
 };
@@ -84,17 +102,39 @@ class Model {
   std::span<const float> forward(std::span<BatchItem> items, HiddenSink* sink);
 
  private:
+  struct NormWeights {
+    DeviceBuffer weight, bias;  // (size), empty without
+  };
+  struct Linear {
+    PreparedWeight weight;
+    DeviceBuffer bias;  // (outputs), empty without
+  };
+  struct Experts {
+    PreparedWeight router;
+    std::vector<PreparedWeight> weights;
+    std::vector<const Weight*> gates, ups, downs;  // (experts)
+  };
   struct Layer {
-    DeviceBuffer inputNorm, outputNorm;  // (hiddenSize)
-    PreparedWeight q, k, v, o, gate, up, down;
-    DeviceBuffer qBias, kBias, vBias, oBias, gateBias, upBias, downBias;  // empty without
+    NormWeights inputNorm, mlpNorm, attentionOutputNorm, mlpOutputNorm;
+    DeviceBuffer qNorm, kNorm;  // (headDim), empty without
+    Linear q, k, v, o, gate, up, down;
+    std::unique_ptr<Experts> experts;  // instead of gate, up and down
   };
 
   Layer loadLayer(int32_t index) const;
-  NormDesc norm(const DeviceBuffer& weight) const;
+  DeviceBuffer optional(const std::string& name, int64_t size) const;
+  NormWeights loadNorm(const std::string& name, bool required) const;
+  Linear loadLinear(const std::string& name, int64_t outputs, int64_t inputs) const;
+  std::unique_ptr<Experts> loadExperts(const std::string& prefix) const;
+
+  NormDesc norm(const NormWeights& weights) const;
   void reserveScratch(int32_t tokens, int32_t rows, int32_t logits);
   void uploadSavedRows(std::span<BatchItem> items);
   void runLayer(Plan* plan, int32_t index);
+  void runAttention(Plan* plan, int32_t index);
+  void runGateUp(Plan* plan, const Layer& layer);
+  void runExperts(Plan* plan, const Layer& layer);
+  void addOutput(Plan* plan, const Linear& linear, const NormWeights& outputNorm, const float* x);
   void run(std::span<BatchItem> items);
   void deliver(HiddenSink* sink);
 
@@ -105,15 +145,20 @@ class Model {
   ModelDesc desc_{};
   std::vector<RopeDesc> ropes_;
   PreparedWeight embedding_, head_;
-  DeviceBuffer finalNorm_;
+  DeviceBuffer headBias_;  // (vocabSize), empty without
+  NormWeights finalNorm_;
   std::vector<Layer> layers_;
 
   std::unique_ptr<PassBuilder> pass_;
   int32_t scratchTokens_ = 0, scratchRows_ = 0, scratchLogits_ = 0;
-  DeviceBuffer residual_;      // (scratchRows_, hiddenSize): tokens, then saved rows
-  DeviceBuffer query_;         // (scratchTokens_, heads, headDim)
-  DeviceBuffer attended_;      // (scratchTokens_, heads, headDim)
-  DeviceBuffer hidden_;        // (scratchTokens_, intermediateSize)
+  DeviceBuffer residual_;   // (scratchRows_, hiddenSize): tokens, then saved rows
+  DeviceBuffer query_;      // (scratchTokens_, heads, headDim)
+  DeviceBuffer attended_;   // (scratchTokens_, heads, headDim)
+  DeviceBuffer hidden_;     // (scratchTokens_, intermediateSize)
+  DeviceBuffer projected_;  // (scratchTokens_, hiddenSize), for norms of outputs and experts
+  DeviceBuffer gathered_;   // (scratchTokens_, hiddenSize), for experts
+  DeviceBuffer scores_;     // (scratchTokens_, experts)
+  bool normsOutputs_ = false;
   DeviceBuffer deviceLogits_;  // (scratchLogits_, vocabSize)
   std::vector<float> logits_;
 };

@@ -11,7 +11,7 @@
 
 namespace anchorcoder {
 
-inline constexpr uint32_t kOpsVersion = 1;
+inline constexpr uint32_t kOpsVersion = 2;
 
 // A cache block holds this many rows (one key and one value each) of one KV head.
 inline constexpr int32_t kBlockRows = 32;
@@ -160,8 +160,25 @@ struct LogitsArgs {
   NormDesc norm;
   const Weight* head;
   const float* bias;  // device (vocabSize), null without
+  float softcap;      // 0: none; else logits become softcap * tanh(logit / softcap)
   const float* x;     // device (tokens, hiddenSize)
   float* logits;      // out, device (logitCount, vocabSize)
+};
+
+// A mixture of experts instead of one MLP: every token runs `perToken` of them, those of the
+// highest probability (softmax over all), and their outputs are added in order of their number,
+// each times its probability.
+struct ExpertsArgs {
+  NormDesc norm;
+  const Weight* router;                                    // (count, hiddenSize)
+  const Weight *const *gates, *const *ups, *const *downs;  // host (count)
+  int32_t count, perToken, intermediateSize;
+  bool normalize;  // the chosen probabilities are divided by their sum
+  Activation activation;
+  const float* x;   // device (tokens, hiddenSize)
+  float* residual;  // in and out, device (tokens, hiddenSize); may be x
+  // Scratch, device: (tokens, count), (tokens, intermediateSize), 2 x (tokens, hiddenSize).
+  float *scores, *inner, *gathered, *outputs;
 };
 
 // Every call takes the device or the plan it belongs to. Calls on a plan are enqueued in order; an
@@ -197,6 +214,7 @@ struct Ops {
   void (*projectAdd)(Plan*, const ProjectAddArgs*);
   void (*normGateUp)(Plan*, const NormGateUpArgs*);
   void (*logits)(Plan*, const LogitsArgs*);
+  void (*experts)(Plan*, const ExpertsArgs*);
 
   // Plain forms: for models of an odd shape, and the oracle of the fused ones. `rows` may differ
   // from the pass's token count except where a row is a token of the pass.

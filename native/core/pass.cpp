@@ -29,14 +29,16 @@ void PassBuilder::clear(const ModelConfig& config, std::span<BatchItem> items) {
   before_.clear();
   for (const BatchItem& item : items) {
     before_.push_back(item.sequence->cached());
-    if (item.tokens > 0 && !policy_) policy_ = &item.sequence->state.policy();
+    if (item.tokens == 0 || policy_) continue;
+    policy_ = &item.sequence->state.policy();
+    longRope_ = item.sequence->longRope;
   }
   for (auto* list : {&ids_, &positions_, &sequenceStarts_, &ropePositions_, &queryRope_, &keyRope_,
                      &keptRow_, &logitRows_}) {
     list->clear();
   }
   storage_.clear();
-  denseRows_.clear();
+  seesKept_.clear();
   anchoredKept_.clear();
   anchoredRows_.clear();
   hiddenRows_.clear();
@@ -70,7 +72,7 @@ void PassBuilder::addToken(BatchItem& item, std::span<int32_t> keyPositions) {
   ids_.push_back(id);
   positions_.push_back(position);
   keptRow_.push_back(rows.keptRow);
-  denseRows_.push_back({0, position + 1});
+  seesKept_.push_back(rows.seesKept ? 1 : 0);
   anchoredKept_.push_back(rows.kept);
   anchoredRows_.push_back(rows.positional);
 
@@ -97,20 +99,33 @@ void PassBuilder::addRanges(const ModelConfig& config, std::span<BatchItem> item
     for (const BatchItem& item : items) {
       if (item.tokens > 0) dense.push_back(item.sequence->state.policy().dense[layer]);
     }
-    const auto same = std::find_if(ranges_.begin(), ranges_.end(),
-                                   [&](const Ranges& ranges) { return ranges.dense == dense; });
+    const int32_t window = config.windows[layer];
+    const auto same = std::find_if(ranges_.begin(), ranges_.end(), [&](const Ranges& ranges) {
+      return ranges.dense == dense && ranges.window == window;
+    });
     layerVisibility_.push_back(static_cast<int32_t>(same - ranges_.begin()));
-    if (same == ranges_.end()) ranges_.push_back({dense, {}, {}});
+    if (same == ranges_.end()) ranges_.push_back({dense, window, {}, {}});
   }
-  for (Ranges& ranges : ranges_) {
-    for (size_t s = 0; s < ranges.dense.size(); ++s) {
-      const auto from = static_cast<size_t>(sequenceStarts_[s]);
-      const size_t to = s + 1 < sequenceStarts_.size() ? static_cast<size_t>(sequenceStarts_[s + 1])
-                                                       : ids_.size();
-      for (size_t t = from; t < to; ++t) {
-        ranges.kept.push_back(ranges.dense[s] ? RowRange{0, 0} : anchoredKept_[t]);
-        ranges.positional.push_back(ranges.dense[s] ? denseRows_[t] : anchoredRows_[t]);
+  for (Ranges& ranges : ranges_) fillRanges(ranges, items);
+}
+
+void PassBuilder::fillRanges(Ranges& ranges, std::span<BatchItem> items) {
+  size_t token = 0, sequence = 0;
+  for (const BatchItem& item : items) {
+    if (item.tokens == 0) continue;
+    const bool dense = ranges.dense[sequence++] != 0;
+    for (int32_t t = 0; t < item.tokens; ++t, ++token) {
+      const int32_t position = positions_[token];
+      RowRange kept = dense ? RowRange{0, 0} : anchoredKept_[token];
+      RowRange rows = dense ? RowRange{0, position + 1} : anchoredRows_[token];
+      const int32_t first = ranges.window > 0 ? position - ranges.window + 1 : 0;
+      if (first > rows.lo) {
+        rows.lo = first;
+        // What the window cuts off the line is still seen where it is kept.
+        if (!dense && seesKept_[token]) kept.hi = item.sequence->state.keptBelow(first);
       }
+      ranges.kept.push_back(kept);
+      ranges.positional.push_back(rows);
     }
   }
 }

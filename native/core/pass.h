@@ -31,6 +31,8 @@ class PassBuilder {
   const std::vector<HiddenRow>& hiddenRows() const { return hiddenRows_; }
   // The policy of the batch's layer-wise attention: the same for all items.
   const Policy& policy() const { return *policy_; }
+  // Whether the batch turns by the second rope: all of its items or none.
+  bool longRope() const { return longRope_; }
 
  private:
   void clear(const ModelConfig& config, std::span<BatchItem> items);
@@ -43,17 +45,22 @@ class PassBuilder {
 
   Pass pass_{};
   const Policy* policy_ = nullptr;
+  bool longRope_ = false;
   std::vector<int32_t> before_;  // (items) cached tokens before the pass
   std::vector<int32_t> ids_, positions_, sequenceStarts_, ropePositions_, queryRope_, keyRope_;
   std::vector<int32_t> keptRow_, logitRows_, keyPositions_;
   std::vector<DType> storage_;
-  std::vector<RowRange> denseRows_, anchoredKept_, anchoredRows_;  // (tokens)
+  std::vector<RowRange> anchoredKept_, anchoredRows_;  // (tokens)
+  std::vector<uint8_t> seesKept_;                      // (tokens)
   std::vector<LayerCache> caches_;
 
+  // What tokens see in layers of one kind.
   struct Ranges {
-    std::vector<uint8_t> dense;  // (sequences) which of them are dense in the layers of this kind
+    std::vector<uint8_t> dense;  // (sequences) which of them are dense there
+    int32_t window;              // of the model's own, 0: none
     std::vector<RowRange> kept, positional;
   };
+  void fillRanges(Ranges& ranges, std::span<BatchItem> items);
   std::vector<Ranges> ranges_;
   std::vector<Visibility> visibility_;
   std::vector<int32_t> layerVisibility_;

@@ -20,6 +20,11 @@ bool Policy::anyAnchored() const {
   return std::find(dense.begin(), dense.end(), uint8_t{0}) != dense.end();
 }
 
+bool Policy::anyLeaves() const {
+  const auto some = [](int32_t size) { return size > 0; };
+  return anyAnchored() || std::any_of(modelWindows.begin(), modelWindows.end(), some);
+}
+
 bool Policy::hasKeptRows(int32_t layer) const {
   if (!dense[static_cast<size_t>(layer)]) return true;
   if (layer != sourceLayer) return false;
@@ -34,6 +39,9 @@ void Policy::validate(int32_t layers, int32_t vocabSize) const {
     refuse("Expected the policy to name " + std::to_string(layers) + " layers, but it names " +
            std::to_string(dense.size()));
   }
+  if (!modelWindows.empty() && modelWindows.size() != static_cast<size_t>(layers)) {
+    refuse("Expected the policy to know the windows of " + std::to_string(layers) + " layers");
+  }
   if (isAnchor.size() != static_cast<size_t>(vocabSize)) {
     refuse("Expected the policy to know " + std::to_string(vocabSize) + " ids");
   }
@@ -45,6 +53,15 @@ void Policy::validate(int32_t layers, int32_t vocabSize) const {
   if (sourceLayer >= layers || consumersAbove < sourceLayer) {
     refuse("Expected the source layer (" + std::to_string(sourceLayer) +
            ") to be a layer that no consumer comes before");
+  }
+  const int32_t sourceWindow = modelWindow(sourceLayer);
+  for (int32_t l = consumersAbove + 1; sourceWindow > 0 && l < layers; ++l) {
+    const int32_t own = modelWindow(l);
+    if (own == 0 || own > sourceWindow) {
+      refuse("Expected the consumers of layer " + std::to_string(sourceLayer) +
+             ", which sees a window of " + std::to_string(sourceWindow) +
+             " tokens, to see no more, but layer " + std::to_string(l) + " does");
+    }
   }
   if (dense[static_cast<size_t>(sourceLayer)]) return;
   for (int32_t l = consumersAbove + 1; l < layers; ++l) {
@@ -110,6 +127,12 @@ int32_t PolicyState::windowStart(int32_t position) const {
   return policy_->line ? std::min(lineStart, window) : window;
 }
 
+int32_t PolicyState::layerStart(int32_t layer, int32_t position, int32_t anchoredStart) const {
+  const int32_t start = policy_->dense[static_cast<size_t>(layer)] ? 0 : anchoredStart;
+  const int32_t window = policy_->modelWindow(layer);
+  return window > 0 ? std::max(start, position - window + 1) : start;
+}
+
 bool PolicyState::closesLine(int32_t position) const {
   return std::binary_search(closers_.begin(), closers_.end(), position);
 }
@@ -125,6 +148,7 @@ PolicyState::TokenRows PolicyState::add(int32_t id, std::span<int32_t> keyPositi
   const bool blind = closes && isAnchorId && !policy_->anchorSeesAnchors;
   rows.kept = {0, blind ? 0 : keptBelow(start)};
   rows.positional = {start, position + 1};
+  rows.seesKept = !blind;
   rows.keptRow = keep ? keptCount() : -1;
 
   if (isAnchorId && policy_->multiHeadPositions) {

@@ -27,13 +27,21 @@ struct Policy {
   int32_t window = 0;          // 0: none
   int32_t sinks = 0;           // positions below are kept
   std::vector<uint8_t> dense;  // (layers)
-  int32_t sourceLayer = -1;    // layer-wise anchor attention, -1: none
+  // (layers) the model's own sliding windows: last tokens that a layer sees, 0: all; empty: none.
+  // Kept rows of anchored layers are seen beyond it.
+  std::vector<int32_t> modelWindows;
+  int32_t sourceLayer = -1;  // layer-wise anchor attention, -1: none
   int32_t consumersAbove = 0;
   bool multiHeadPositions = false;
   int32_t insertedAnchor = -1;  // id that was inserted after newlines, for counting; -1: none
 
+  int32_t modelWindow(int32_t layer) const {
+    return modelWindows.empty() ? 0 : modelWindows[static_cast<size_t>(layer)];
+  }
   bool isConsumer(int32_t layer) const { return sourceLayer >= 0 && layer > consumersAbove; }
   bool anyAnchored() const;
+  // Whether rows leave any layer.
+  bool anyLeaves() const;
   // Whether the layer stores its kept rows apart: anchored layers do, and a dense source layer
   // keeps a copy (the mirror) for its anchored consumers.
   bool hasKeptRows(int32_t layer) const;
@@ -66,8 +74,11 @@ class PolicyState {
   int32_t anchorCount() const { return anchorCount_; }
   int32_t insertedCount() const { return insertedCount_; }
 
-  // First position that a token at `position` sees beside kept rows; position <= size().
+  // First position that a token at `position` sees beside kept rows in anchored layers without a
+  // window of the model's own; position <= size().
   int32_t windowStart(int32_t position) const;
+  // The same in layer `layer`; `anchoredStart` is windowStart(position).
+  int32_t layerStart(int32_t layer, int32_t position, int32_t anchoredStart) const;
   // Kept rows at positions below `position`.
   int32_t keptBelow(int32_t position) const;
   // Whether the token at `position` has closed a line.
@@ -77,6 +88,7 @@ class PolicyState {
     int32_t keptRow;  // row that the token takes among the kept ones, -1: none
     RowRange kept;    // what it sees in anchored layers
     RowRange positional;
+    bool seesKept;  // false: an anchor of AnLLM's, which sees its own line only
   };
   // Adds the next token. `keyPositions` (heads) receives the positions that its keys turn by.
   TokenRows add(int32_t id, std::span<int32_t> keyPositions);

@@ -11,6 +11,7 @@ namespace anchorcoder {
 namespace {
 
 Policy validated(Policy policy, const ModelConfig& config) {
+  policy.modelWindows = config.windows;
   policy.validate(config.layers, config.vocabSize);
   return policy;
 }
@@ -27,6 +28,8 @@ Session::Session(std::shared_ptr<Model> model, Policy policy, int32_t contextLen
                                                 std::to_string(model_->config().contextLength) +
                                                 ", but received " + std::to_string(contextLength));
   }
+  const int32_t original = model_->config().originalContext;
+  sequence_.longRope = original > 0 && contextLength > original;
   publish();
 }
 
@@ -49,10 +52,14 @@ void Session::checkAppend(std::span<const uint32_t> ids) const {
 }
 
 bool Session::canCut(int32_t to) const {
-  if (!policy_.anyAnchored() || to == cached()) return true;
-  const int32_t start = sequence_.state.windowStart(to);
-  // A token that begins a line sees kept rows only, and those are all there.
-  return start == to || start >= sequence_.cache.released();
+  if (to == cached() || !policy_.anyLeaves()) return true;
+  const int32_t anchoredStart = sequence_.state.windowStart(to);
+  for (int32_t l = 0; l < model_->config().layers; ++l) {
+    const int32_t start = sequence_.state.layerStart(l, to, anchoredStart);
+    // A token that begins a line sees kept rows only, and those are all there.
+    if (start != to && start < sequence_.cache.released(l)) return false;
+  }
+  return true;
 }
 
 void Session::dropSaved(int32_t from) {
@@ -85,8 +92,11 @@ void Session::truncate(int32_t to) {
 
 void Session::commit(int32_t to) {
   to = std::min(to, cached());
-  if (policy_.anyAnchored()) {
-    sequence_.cache.releaseBefore(sequence_.state.windowStart(to));
+  if (policy_.anyLeaves()) {
+    const int32_t anchoredStart = sequence_.state.windowStart(to);
+    for (int32_t l = 0; l < model_->config().layers; ++l) {
+      sequence_.cache.releaseBefore(l, sequence_.state.layerStart(l, to, anchoredStart));
+    }
   }
   std::erase_if(saved_,
                 [&](const SavedRow& row) { return !row.endsLine && row.position < to - 1; });
@@ -128,8 +138,6 @@ void Session::publish() {
   const PolicyState& state = sequence_.state;
   const int32_t cachedTokens = state.size();
   const int32_t windowStart = state.windowStart(cachedTokens);
-  const auto kept = static_cast<uint32_t>(state.keptBelow(windowStart));
-  const auto anchored = kept + static_cast<uint32_t>(cachedTokens - windowStart);
 
   const std::lock_guard lock(statsMutex_);
   stats_.position = position();
@@ -139,8 +147,12 @@ void Session::publish() {
   stats_.rows.assign(policy_.dense.size(), 0);
   stats_.mirrorRows = 0;
   for (size_t l = 0; l < policy_.dense.size(); ++l) {
-    stats_.rows[l] = policy_.dense[l] ? static_cast<uint32_t>(cachedTokens) : anchored;
-    if (policy_.isMirror(static_cast<int32_t>(l))) stats_.mirrorRows = kept;
+    const int32_t start = state.layerStart(static_cast<int32_t>(l), cachedTokens, windowStart);
+    const int32_t kept = policy_.dense[l] ? 0 : state.keptBelow(start);
+    stats_.rows[l] = static_cast<uint32_t>(kept + cachedTokens - start);
+    if (policy_.isMirror(static_cast<int32_t>(l))) {
+      stats_.mirrorRows = static_cast<uint32_t>(state.keptBelow(windowStart));
+    }
   }
   const size_t hidden = static_cast<size_t>(model_->config().hiddenSize) * sizeof(float);
   stats_.bytes = sequence_.cache.bytes() + saved_.size() * hidden;

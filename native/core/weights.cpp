@@ -98,21 +98,8 @@ TensorTable::TensorTable(std::shared_ptr<DeviceContext> context, const std::vect
     files_.push_back(std::make_unique<MappedFile>(file));
   }
   for (TensorSpec& tensor : tensors) {
-    const int64_t count = elementCount(tensor.shape);
-    uint64_t end = 0;
-    const bool inFile = tensor.file < files_.size() &&
-                        !__builtin_add_overflow(tensor.offset, tensor.length, &end) &&
-                        end <= files_[tensor.file]->size();
-    uint64_t expected = 0;
-    const bool fits =
-        count >= 0 &&
-        !__builtin_mul_overflow(static_cast<uint64_t>(count), dtypeBytes(tensor.type), &expected) &&
-        expected == tensor.length;
-    if (!inFile || !fits) {
-      throw Error(ErrorCode::modelInvalid,
-                  "Expected tensor \"" + tensor.name + "\" of shape " + shapeText(tensor.shape) +
-                      " to lie inside its file with " + std::to_string(expected) + " bytes");
-    }
+    check(tensor);
+    if (!tensor.parts.empty()) gather(tensor);
     std::string name = tensor.name;
     if (!tensors_.emplace(name, std::move(tensor)).second) {
       throw Error(ErrorCode::modelInvalid, "Tensor \"" + name + "\" stands twice in the table");
@@ -124,7 +111,48 @@ TensorTable::TensorTable(std::shared_ptr<DeviceContext> context, const std::vect
   mappedBytes_ = mapped;
 }
 
-TensorTable::~TensorTable() { context_->unaccount(mappedBytes_); }
+TensorTable::~TensorTable() { context_->unaccount(mappedBytes_ + gatheredBytes_); }
+
+void TensorTable::check(const TensorSpec& tensor) const {
+  const auto inFile = [&](uint64_t offset, uint64_t length) {
+    uint64_t end = 0;
+    return tensor.file < files_.size() && !__builtin_add_overflow(offset, length, &end) &&
+           end <= files_[tensor.file]->size();
+  };
+  bool inside = tensor.parts.empty() ? inFile(tensor.offset, tensor.length) : true;
+  uint64_t total = 0;
+  for (const auto& part : tensor.parts) {
+    inside = inside && inFile(part.offset, part.length) &&
+             !__builtin_add_overflow(total, part.length, &total);
+  }
+  const int64_t count = elementCount(tensor.shape);
+  uint64_t expected = 0;
+  const bool fits =
+      count >= 0 &&
+      !__builtin_mul_overflow(static_cast<uint64_t>(count), dtypeBytes(tensor.type), &expected) &&
+      expected == tensor.length && (tensor.parts.empty() || total == expected);
+  if (inside && fits) return;
+  throw Error(ErrorCode::modelInvalid,
+              "Expected tensor \"" + tensor.name + "\" of shape " + shapeText(tensor.shape) +
+                  " to lie inside its file with " + std::to_string(expected) + " bytes");
+}
+
+void TensorTable::gather(TensorSpec& tensor) {
+  context_->account(tensor.length, "the weights");
+  gatheredBytes_ += tensor.length;
+  std::vector<uint8_t>& memory = gathered_[tensor.name];
+  memory.clear();
+  memory.reserve(tensor.length);
+  for (const auto& part : tensor.parts) {
+    const uint8_t* from = files_[tensor.file]->data() + part.offset;
+    memory.insert(memory.end(), from, from + part.length);
+  }
+}
+
+int64_t TensorTable::rows(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() || found->second.shape.empty() ? 0 : found->second.shape[0];
+}
 
 const TensorSpec& TensorTable::find(const std::string& name,
                                     const std::vector<int64_t>& shape) const {
@@ -141,6 +169,8 @@ const TensorSpec& TensorTable::find(const std::string& name,
 }
 
 const uint8_t* TensorTable::bytes(const TensorSpec& tensor) const {
+  const auto gathered = gathered_.find(tensor.name);
+  if (gathered != gathered_.end()) return gathered->second.data();
   return files_[tensor.file]->data() + tensor.offset;
 }
 

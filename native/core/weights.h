@@ -24,6 +24,13 @@ struct TensorSpec {
   uint32_t file;
   uint64_t offset;
   uint64_t length;
+  // Where the rows lie in several places of the file: offset and length of each, in order. Such a
+  // tensor is copied together.
+  struct Part {
+    uint64_t offset;
+    uint64_t length;
+  };
+  std::vector<Part> parts;
 };
 
 // A read-only mapping of a whole file. A file that another program truncates afterwards makes the
@@ -73,6 +80,8 @@ class TensorTable {
   ~TensorTable();
 
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
+  // Rows of a matrix, 0 where it is missing.
+  int64_t rows(const std::string& name) const;
   // Throws Error (modelInvalid) where the tensor is missing or has another shape.
   PreparedWeight matrix(const std::string& name, int64_t rows, int64_t cols) const;
   DeviceBuffer vector(const std::string& name, int64_t size) const;  // as f32
@@ -80,12 +89,17 @@ class TensorTable {
 
  private:
   const TensorSpec& find(const std::string& name, const std::vector<int64_t>& shape) const;
+  void check(const TensorSpec& tensor) const;
+  void gather(TensorSpec& tensor);
   const uint8_t* bytes(const TensorSpec& tensor) const;
 
   std::shared_ptr<DeviceContext> context_;
   std::vector<std::unique_ptr<MappedFile>> files_;
   std::unordered_map<std::string, TensorSpec> tensors_;
+  // Tensors that were copied together, by name.
+  std::unordered_map<std::string, std::vector<uint8_t>> gathered_;
   uint64_t mappedBytes_ = 0;
+  uint64_t gatheredBytes_ = 0;
 };
 
 }  // namespace anchorcoder

@@ -13,6 +13,7 @@
 
 #include "attention.h"
 #include "device.h"
+#include "experts.h"
 #include "product.h"
 
 namespace anchorcoder {
@@ -217,16 +218,27 @@ void logits(Plan* plan, const LogitsArgs* args) {
   });
   const Output output = {args->head, args->bias, args->logits, false};
   multiply(*plan, plan->normed, rows, &output, 1);
+  if (args->softcap <= 0.0f) return;
+  forElements(plan, elements(rows, plan->model->vocabSize), [&](size_t first, size_t part) {
+    plan->kernels->pointwise.softcap(args->softcap, part, args->logits + first);
+  });
+}
+
+void experts(Plan* plan, const ExpertsArgs* args) {
+  normRows(plan, &args->norm, args->x, plan->pass->tokenCount, plan->model->hiddenSize,
+           plan->normed);
+  runExperts(*plan, *args);
 }
 
 }  // namespace
 
 const Ops* cpuOps() {
   static constexpr Ops kOps = {
-      kOpsVersion, sizeof(Ops), openDevice, deviceInfo, deviceError, closeDevice,   allocate,
-      freeMemory,  copyMemory,  copyMemory, copyMemory, sync,        prepareWeight, freeWeight,
-      beginPass,   endPass,     embed,      normQkv,    attendOp,    projectAdd,    normGateUp,
-      logits,      normRows,    matmul,     ropeRows,   store,       activate,      add,
+      kOpsVersion,   sizeof(Ops), openDevice, deviceInfo, deviceError, closeDevice,
+      allocate,      freeMemory,  copyMemory, copyMemory, copyMemory,  sync,
+      prepareWeight, freeWeight,  beginPass,  endPass,    embed,       normQkv,
+      attendOp,      projectAdd,  normGateUp, logits,     experts,     normRows,
+      matmul,        ropeRows,    store,      activate,   add,
   };
   return &kOps;
 }

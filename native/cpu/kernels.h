@@ -60,6 +60,7 @@ struct PointwiseKernels {
   void (*activate)(Activation activation, const float* gate, const float* up, size_t count,
                    float* y);                           // gate null: y = activation(up)
   void (*add)(const float* x, size_t count, float* y);  // y += x
+  void (*softcap)(float cap, size_t count, float* x);   // x = cap * tanh(x / cap)
 };
 
 struct AttentionKernels;  // attention.h

@@ -135,8 +135,14 @@ inline void addRow(const float* x, size_t count, float* y) {
   });
 }
 
+inline void softcapRow(float cap, size_t count, float* x) {
+  forVectors(count, [&](size_t i, int32_t n) {
+    storeSome(x + i, cap * hyperbolicTangent(loadSome(x + i, n) / cap), n);
+  });
+}
+
 inline PointwiseKernels pointwiseKernels() {
-  return {normRow, turnHead, embedRow, activateRow, addRow};
+  return {normRow, turnHead, embedRow, activateRow, addRow, softcapRow};
 }
 
 }  // namespace

@@ -73,6 +73,15 @@ std::vector<uint32_t> toUint32s(const Napi::Value& value, const char* name) {
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 
+std::vector<uint8_t> readBytes(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+    expected(name, "a Uint8Array");
+  }
+  const auto array = value.As<Napi::Uint8Array>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
 std::vector<int32_t> readIds(const Napi::Object& object, const char* name, int32_t vocabSize) {
   std::vector<int32_t> ids;
   for (const uint32_t id : toUint32s(object.Get(name), name)) {

@@ -21,6 +21,7 @@ bool readBool(const Napi::Object& object, const char* name);
 std::string readString(const Napi::Object& object, const char* name);
 Napi::Object readObject(const Napi::Object& object, const char* name);
 Napi::Array readArray(const Napi::Object& object, const char* name);
+std::vector<uint8_t> readBytes(const Napi::Object& object, const char* name);  // a Uint8Array
 std::vector<int32_t> readIds(const Napi::Object& object, const char* name, int32_t vocabSize);
 
 // Throws Error (invalidArgument) unless `value` is a Uint32Array.

@@ -40,6 +40,12 @@ TensorSpec toTensor(const Napi::Object& object) {
   tensor.file = static_cast<uint32_t>(readSize(object, "file"));
   tensor.offset = readSize(object, "offset");
   tensor.length = readSize(object, "length");
+  if (object.Get("parts").IsUndefined()) return tensor;
+  const Napi::Array parts = readArray(object, "parts");
+  for (uint32_t i = 0; i < parts.Length(); ++i) {
+    const Napi::Object part = parts.Get(i).ToObject();
+    tensor.parts.push_back({readSize(part, "offset"), readSize(part, "length")});
+  }
   return tensor;
 }
 
@@ -56,6 +62,45 @@ RopeConfig toRope(const Napi::Object& object) {
   const auto array = frequencies.As<Napi::Float64Array>();
   rope.inverseFrequencies.assign(array.Data(), array.Data() + array.ElementLength());
   return rope;
+}
+
+NormKind toNorm(const std::string& name) {
+  if (name == "rms") return NormKind::rms;
+  if (name == "rmsOnePlus") return NormKind::rmsOnePlus;
+  if (name == "layer") return NormKind::layer;
+  throw Error(ErrorCode::invalidArgument, "Expected norm to be rms, rmsOnePlus or layer");
+}
+
+Activation toActivation(const std::string& name) {
+  if (name == "silu") return Activation::silu;
+  if (name == "gelu") return Activation::gelu;
+  if (name == "geluTanh") return Activation::geluTanh;
+  throw Error(ErrorCode::invalidArgument, "Expected activation to be silu, gelu or geluTanh");
+}
+
+// What a family adds to the plain sizes.
+void readFeatures(const Napi::Object& config, ModelConfig& sizes) {
+  sizes.norm = toNorm(readString(config, "norm"));
+  sizes.activation = toActivation(readString(config, "activation"));
+  sizes.parallelBlock = readBool(config, "parallelBlock");
+  sizes.embeddingScale = static_cast<float>(readNumber(config, "embeddingScale"));
+  sizes.attentionScale = static_cast<float>(readNumber(config, "attentionScale"));
+  sizes.attentionSoftcap = static_cast<float>(readNumber(config, "attentionSoftcap"));
+  sizes.logitSoftcap = static_cast<float>(readNumber(config, "logitSoftcap"));
+  sizes.originalContext = readInt(config, "originalContext");
+  const Napi::Value windows = config.Get("windows");
+  if (!windows.IsTypedArray() ||
+      windows.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+    throw Error(ErrorCode::invalidArgument, "Expected windows to be an Int32Array");
+  }
+  const auto sizesOf = windows.As<Napi::Int32Array>();
+  sizes.windows.assign(sizesOf.Data(), sizesOf.Data() + sizesOf.ElementLength());
+  const std::vector<uint8_t> ropes = readBytes(config, "layerRopes");
+  sizes.layerRopes.assign(ropes.begin(), ropes.end());
+  if (config.Get("experts").IsNull()) return;
+  const Napi::Object experts = readObject(config, "experts");
+  sizes.experts = {readInt(experts, "count"), readInt(experts, "perToken"),
+                   readInt(experts, "intermediateSize"), readBool(experts, "normalize")};
 }
 
 ModelSpec toSpec(const Napi::Object& object) {
@@ -80,6 +125,7 @@ ModelSpec toSpec(const Napi::Object& object) {
   sizes.vocabSize = readInt(config, "vocabSize");
   sizes.contextLength = readInt(config, "contextLength");
   sizes.normEpsilon = static_cast<float>(readNumber(config, "normEpsilon"));
+  readFeatures(config, sizes);
   const Napi::Array ropes = readArray(config, "ropes");
   for (uint32_t i = 0; i < ropes.Length(); ++i) {
     sizes.ropes.push_back(toRope(ropes.Get(i).ToObject()));
@@ -110,12 +156,7 @@ Policy toPolicy(const Napi::Object& object, int32_t vocabSize) {
   policy.line = readBool(object, "line");
   policy.window = readInt(object, "window");
   policy.sinks = readInt(object, "sinks");
-  const Napi::Value dense = object.Get("dense");
-  if (!dense.IsTypedArray() || dense.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
-    throw Error(ErrorCode::invalidArgument, "Expected dense to be a Uint8Array");
-  }
-  const auto array = dense.As<Napi::Uint8Array>();
-  policy.dense.assign(array.Data(), array.Data() + array.ElementLength());
+  policy.dense = readBytes(object, "dense");
   policy.sourceLayer = readInt(object, "sourceLayer");
   policy.consumersAbove = readInt(object, "consumersAbove");
   policy.multiHeadPositions = readBool(object, "multiHeadPositions");

@@ -125,7 +125,7 @@ TEST(logits_are_their_chain) {
     const Floats normed(at(tokens + 3, 64)), gathered(at(rows, 64)), y(at(rows, 333)),
         chain(y.size());
     const NormDesc desc = {NormKind::rmsOnePlus, 1e-5f, norm.data(), nullptr};
-    const LogitsArgs args = {desc, bed.weight(head), nullptr, x.data(), y.data()};
+    const LogitsArgs args = {desc, bed.weight(head), nullptr, 0.0f, x.data(), y.data()};
     bed.run([&](Plan* plan) {
       ops().logits(plan, &args);
       ops().norm(plan, &desc, x.data(), tokens + 3, 64, normed.data());
