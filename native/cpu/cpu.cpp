@@ -219,7 +219,7 @@ void logits(Plan* plan, const LogitsArgs* args) {
   const Output output = {args->head, args->bias, args->logits, false};
   multiply(*plan, plan->normed, rows, &output, 1);
   if (args->softcap <= 0.0f) return;
-  forElements(plan, elements(rows, plan->model->vocabSize), [&](size_t first, size_t part) {
+  forElements(plan, elements(rows, args->head->rows), [&](size_t first, size_t part) {
     plan->kernels->pointwise.softcap(args->softcap, part, args->logits + first);
   });
 }

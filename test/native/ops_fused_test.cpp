@@ -1,5 +1,9 @@
 // The fused ops of the CPU equal the chains of plain ones bit for bit, and devices open as asked.
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <memory>
+#include <vector>
 
 #include "check.h"
 #include "ops_fixture.h"
@@ -135,6 +139,114 @@ TEST(logits_are_their_chain) {
       ops().matmul(plan, args.head, nullptr, gathered.data(), rows, chain.data());
     });
     CHECK(y.equals(chain));
+  });
+}
+
+TEST(logits_are_capped) {
+  for (const std::string& set : instructionSets()) {
+    Bed bed(set, 2, Shape(), 3);
+    bed.logitRows = {2, 0};
+    bed.pass.logitRows = bed.logitRows.data();
+    bed.pass.logitCount = 2;
+    const Matrix head(DType::f32, 333, 64, 1);
+    Random random(4);
+    const Floats x(random.normals(at(3, 64))), norm(random.normals(64));
+    const Floats plain(at(2, 333)), capped(at(2, 333));
+    const NormDesc desc = {NormKind::rms, 1e-5f, norm.data(), nullptr};
+    const LogitsArgs args = {desc, bed.weight(head), nullptr, 0.0f, x.data(), plain.data()};
+    LogitsArgs withCap = args;
+    withCap.softcap = 3.0f;
+    withCap.logits = capped.data();
+    bed.run([&](Plan* plan) {
+      ops().logits(plan, &args);
+      ops().logits(plan, &withCap);
+    });
+    for (size_t i = 0; i < plain.size(); ++i) {
+      CHECK_NEAR(capped.data()[i], 3.0 * std::tanh(double{plain.data()[i]} / 3.0), 1e-6);
+    }
+  }
+}
+
+// The experts of one token by plain ops, their choice and weights by double loops.
+std::vector<double> expertsOf(Plan* plan, const ExpertsArgs& args, int32_t token, int32_t size) {
+  const Floats normed(at(1, size)), scores(at(1, args.count)), gate(at(1, args.intermediateSize)),
+      up(gate.size()), inner(gate.size()), output(at(1, size));
+  const float* x = args.x + at(token, size);
+  std::vector<double> sum(x, x + size);
+  ops().norm(plan, &args.norm, x, 1, size, normed.data());
+  ops().matmul(plan, args.router, nullptr, normed.data(), 1, scores.data());
+  std::vector<int32_t> order(at(1, args.count));
+  for (size_t e = 0; e < order.size(); ++e) order[e] = static_cast<int32_t>(e);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return scores.data()[a] > scores.data()[b]; });
+  double total = 0, chosen = 0;
+  for (int32_t k = 0; k < args.count; ++k) {
+    const double part = std::exp(double{scores.data()[order[at(1, k)]]});
+    total += part;
+    if (k < args.perToken) chosen += part;
+  }
+  for (int32_t k = 0; k < args.perToken; ++k) {
+    const int32_t e = order[at(1, k)];
+    const double weight = std::exp(double{scores.data()[e]}) / (args.normalize ? chosen : total);
+    ops().matmul(plan, args.gates[e], nullptr, normed.data(), 1, gate.data());
+    ops().matmul(plan, args.ups[e], nullptr, normed.data(), 1, up.data());
+    ops().activate(plan, args.activation, gate.data(), up.data(), gate.size(), inner.data());
+    ops().matmul(plan, args.downs[e], nullptr, inner.data(), 1, output.data());
+    for (int32_t i = 0; i < size; ++i) sum[at(1, i)] += weight * double{output.data()[i]};
+  }
+  return sum;
+}
+
+TEST(experts_are_their_chain) {
+  forVariants([](const std::string& set, DType type, Compute compute, int32_t tokens) {
+    constexpr int32_t kCount = 5, kInner = 40, kSize = 64;
+    Shape shape;
+    shape.compute = compute;
+    Bed bed(set, 3, shape, tokens);
+    const Matrix router(type, kCount, kSize, 1);
+    std::vector<std::unique_ptr<Matrix>> matrices;
+    std::vector<const Weight*> gates, ups, downs;
+    for (uint32_t e = 0; e < kCount; ++e) {
+      for (auto* list : {&gates, &ups}) {
+        matrices.push_back(std::make_unique<Matrix>(type, kInner, kSize, 10 * e + 2));
+        list->push_back(bed.weight(*matrices.back()));
+      }
+      matrices.push_back(std::make_unique<Matrix>(type, kSize, kInner, 10 * e + 4));
+      downs.push_back(bed.weight(*matrices.back()));
+    }
+    Random random(9);
+    const Floats x(random.normals(at(tokens, kSize))), norm(random.normals(kSize));
+    const Floats scores(at(tokens, kCount)), inner(at(tokens, kInner)), gathered(at(tokens, kSize)),
+        outputs(at(tokens, kSize));
+    const NormDesc desc = {NormKind::rms, 1e-5f, norm.data(), nullptr};
+    for (const bool normalize : {true, false}) {
+      const Floats residual(std::vector<float>(x.data(), x.data() + x.size()));
+      const ExpertsArgs args = {desc,
+                                bed.weight(router),
+                                gates.data(),
+                                ups.data(),
+                                downs.data(),
+                                kCount,
+                                2,
+                                kInner,
+                                normalize,
+                                Activation::silu,
+                                x.data(),
+                                residual.data(),
+                                scores.data(),
+                                inner.data(),
+                                gathered.data(),
+                                outputs.data()};
+      bed.run([&](Plan* plan) {
+        ops().experts(plan, &args);
+        for (int32_t token = 0; token < tokens; ++token) {
+          const std::vector<double> expected = expertsOf(plan, args, token, kSize);
+          for (int32_t i = 0; i < kSize; ++i) {
+            CHECK_NEAR(residual.data()[at(token, kSize) + at(1, i)], expected[at(1, i)], 2e-4);
+          }
+        }
+      });
+    }
   });
 }
 
