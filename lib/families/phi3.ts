@@ -1,4 +1,4 @@
-/** The Phi-3 class (Phi-3, Phi-4-mini): Llama's with fused projections, a part of a head turning. */
+/** The Phi-3 class (Phi-3, Phi-4-mini): fused projections, partial rotation, longrope. */
 import type { ModelConfig } from '../config.js';
 import { readPhiRope } from '../rope.js';
 import type { ExpectedTensor, Family } from './family.js';
