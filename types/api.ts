@@ -19,7 +19,10 @@ export type ErrorCode =
 /** `exact`: float32 activations. `bf16`: products take inputs in bfloat16, sum in float32. */
 export type ComputeMode = 'exact' | 'bf16';
 
-/** Type of the rows in a session's cache. */
+/**
+ * Type of the rows in a session's cache. `f16` holds magnitudes up to 65504, larger ones become
+ * that; `int8` has one scale for each key and value of a head.
+ */
 export type CacheType = 'f32' | 'bf16' | 'f16' | 'int8';
 
 /**

@@ -47,7 +47,11 @@ inline void storeVector(const float* x, int32_t size, int32_t step, void* to, fl
     if constexpr (T == DType::f32) {
       scatter(lanes, count, step, static_cast<float*>(to) + at);
     } else if constexpr (T == DType::f16) {
-      scatter(toF16(lanes), count, step, static_cast<uint16_t*>(to) + at);
+      // An infinity would reach rows that don't see this one, as 0 times infinity.
+      const Floats most = broadcast(65504.0f);
+      const Floats above = lanes < -most ? -most : lanes;
+      const Floats inside = above > most ? most : above;
+      scatter(toF16(inside), count, step, static_cast<uint16_t*>(to) + at);
     } else if constexpr (T == DType::bf16) {
       scatter(toBf16(lanes), count, step, static_cast<uint16_t*>(to) + at);
     } else {
