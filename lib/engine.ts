@@ -20,6 +20,7 @@ export const runnable = {
     'Phi3ForCausalLM',
     'Gemma2ForCausalLM',
     'Gemma3ForCausalLM',
+    'Gemma3ForConditionalGeneration',
     'CodeGenForCausalLM',
   ]),
   /** Layers that see a window of the last tokens. */

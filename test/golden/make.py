@@ -10,6 +10,7 @@ README.md beside this file describes what is written.
 import argparse
 import base64
 import json
+import math
 import re
 import shutil
 import sys
@@ -22,7 +23,9 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+import families
 import reference
+import reference_families
 import token_ids
 
 HERE = Path(__file__).resolve().parent
@@ -33,6 +36,8 @@ SHORT, LONG, NEW = 12, 180, 16
 # The least distance between the best and the second logit, relative to the largest: far more than
 # any float32 engine errs, so that argmax and greedy ids can be compared for equality.
 MARGIN = 1e-3
+# The same for the logits of experts, in the short prompts.
+ROUTING = 0.05
 
 SCALE_LLAMA3 = {
     "rope_type": "llama3",
@@ -201,10 +206,12 @@ MODELS = {
         },
     ),
 }
+MODELS |= families.MODELS
 for name, spec in MODELS.items():
     twin = MODELS[spec["same_as"]] if "same_as" in spec else None
     spec["seed"] = twin["seed"] if twin else zlib.crc32(name.encode())
-    spec["config"] = twin["config"] if twin else {**BASE, **spec["config"]}
+    if "kind" not in spec:
+        spec["config"] = twin["config"] if twin else {**BASE, **spec["config"]}
 
 
 def fill(model, seed):
@@ -256,12 +263,18 @@ def write_config(path, config):
 def make_folder(folder, spec):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    model = LlamaForCausalLM(LlamaConfig(bos_token_id=1, eos_token_id=2, **spec["config"]))
-    fill(model, spec["seed"])
+    other = "kind" in spec
+    if other:
+        model = families.build(spec)
+        families.fill(model, spec["seed"])
+    else:
+        model = LlamaForCausalLM(LlamaConfig(bos_token_id=1, eos_token_id=2, **spec["config"]))
+        fill(model, spec["seed"])
     model.to(DTYPES[spec["dtype"]])
     model.save_pretrained(folder, **({"max_shard_size": spec["shard"]} if "shard" in spec else {}))
     native = json.loads((folder / "config.json").read_text())
-    spellings = {"v4": v4_spelling(native), "v5": native}
+    older = families.v4_spelling(native, spec) if other else v4_spelling(native)
+    spellings = {"v4": older, "v5": native}
     for name in spec.get("beside", []):
         write_config(folder / f"config.{name}.json", spellings[name])
     config = spellings[spec.get("spelling", "v5")]
@@ -270,9 +283,8 @@ def make_folder(folder, spec):
     if config is spellings["v4"]:
         path = folder / "generation_config.json"
         settings = json.loads(path.read_text())
-        kept = {
-            key: settings[key] for key in ("_from_model_config", "bos_token_id", "eos_token_id")
-        }
+        keys = ("_from_model_config", "bos_token_id", "eos_token_id")
+        kept = {key: settings[key] for key in keys if key in settings}
         write_config(path, {**kept, "transformers_version": config["transformers_version"]})
     write_config(folder / "config.json", config)
     for path in folder.glob("*.safetensors"):
@@ -280,7 +292,8 @@ def make_folder(folder, spec):
 
 
 def load(folder, dtype=torch.float32):
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=dtype)
+    plainly = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **plainly)
     return model.eval()
 
 
@@ -312,24 +325,55 @@ def margin(rows):
     return float((best[:, 1] - best[:, 0]).min() / np.abs(rows).max())
 
 
-def draw(model, random, length, vocabulary):
-    """Random ids, the first and the last of all among them, with no near tie of the best logit."""
-    for _ in range(2000):
-        ids = random.permutation(
-            [0, vocabulary - 1, *random.randint(0, vocabulary, length - 2)]
-        ).tolist()
-        if margin(forward(model, ids)) < MARGIN:
+class Routing:
+    """The least distance, in a model with experts, of a chosen one from one that is not."""
+
+    def __init__(self, model):
+        self.least = math.inf
+        routers = [m for m in model.modules() if type(m).__name__.endswith("TopKRouter")]
+        self.handles = [router.register_forward_hook(self.look) for router in routers]
+
+    def look(self, router, _, output):
+        best = output[0].sort(dim=-1, descending=True).values
+        gap = best[:, router.top_k - 1] - best[:, router.top_k]
+        self.least = min(self.least, float(gap.min()))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+
+def draw(model, random, length, vocabulary, variety=1):
+    """Random ids with no near tie of the best logit, nor of experts; the first and the last of all
+    ids among them. The continuation has at least `variety` different ids."""
+    # Few tokens choose clearly enough for bfloat16 to choose alike; of many some never do.
+    clear = ROUTING if length <= SHORT else MARGIN
+    for _ in range(20000):
+        ends = [0, vocabulary - 1] if length > 1 else []
+        more = random.randint(0, vocabulary, length - len(ends))
+        ids = random.permutation([*ends, *more]).tolist()
+        with Routing(model) as routing:
+            rows = forward(model, ids)
+        if margin(rows) < MARGIN or routing.least < clear:
             continue
         new = greedy(model, ids)
-        rows = forward(model, ids + new)
+        if len(set(new)) < variety:
+            continue
+        with Routing(model) as routing:
+            rows = forward(model, ids + new)
         assert rows[length - 1 : -1].argmax(-1).tolist() == new, "cache and whole sequence disagree"
-        if margin(rows) >= MARGIN:
+        if margin(rows) >= MARGIN and routing.least >= MARGIN:
             return ids, new
     raise RuntimeError("no prompt without near ties")
 
 
 def positions_of(length):
-    return [0, 3, length - 1] if length == SHORT else [1, 17, 63, 64, 100, 128, length - 1]
+    if length <= SHORT:
+        return sorted({0, min(3, length - 1), length - 1})
+    return [1, 17, 63, 64, 100, 128, length - 1]
 
 
 def relative(actual, expected):
@@ -343,13 +387,17 @@ def round_up(x):
 def golden(folder, spec):
     model, half = load(folder), load(folder, torch.bfloat16)
     random = np.random.RandomState(spec["seed"] ^ 1)
-    vocabulary = model.config.vocab_size
+    vocabulary = model.config.get_text_config().vocab_size
     prompts = {}
-    for name, length in (("short", SHORT), ("long", LONG)):
-        ids, new = draw(model, random, length, vocabulary)
+    lengths = {"one": 1} if "kind" in spec else {}
+    lengths |= {"short": SHORT, "long": LONG}
+    independent = reference_families if "kind" in spec else reference
+    for name, length in lengths.items():
+        variety = 4 if "kind" in spec else 1
+        ids, new = draw(model, random, length, vocabulary, variety)
         rows = forward(model, ids)
         positions = positions_of(length)
-        exact = reference.logits(folder, ids)
+        exact = independent.logits(folder, ids)
         prompts[name] = {
             "ids": ids,
             "positions": positions,
@@ -362,6 +410,8 @@ def golden(folder, spec):
                 "bfloat16": round_up(relative(forward(half, ids)[positions], rows[positions])),
             },
         }
+        if "context" in spec and length <= SHORT:
+            prompts[name]["context"] = spec["context"]
     if "stops" in spec:
         ids, new = prompts["short"]["ids"], prompts["short"]["greedy"]
         path = folder / "generation_config.json"

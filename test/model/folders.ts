@@ -11,7 +11,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { GenerateOptions, Model, Session } from '../../types/api.js';
+import type { GenerateOptions, Model, Session, SessionOptions } from '../../types/api.js';
 
 export type Json = Record<string, unknown>;
 
@@ -60,8 +60,9 @@ export async function readAll(
   model: Model,
   ids: Uint32Array,
   sizes: readonly number[] = [ids.length],
+  options: SessionOptions = {},
 ): Promise<Float32Array> {
-  using session = model.createSession();
+  using session = model.createSession(options);
   const { vocabSize } = model.info;
   const all = new Float32Array(ids.length * vocabSize);
   let done = 0;

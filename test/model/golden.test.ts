@@ -4,7 +4,7 @@ import { copyFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { loadModel } from 'anchorcoder';
-import type { ComputeMode, Model } from '../../types/api.js';
+import type { ComputeMode, Model, SessionOptions } from '../../types/api.js';
 import {
   type GoldenModel,
   type GoldenPrompt,
@@ -37,6 +37,13 @@ async function open(golden: GoldenModel, spelling: string, compute: ComputeMode)
   }
 }
 
+/** longrope: a session turns by the table of its context, transformers by that of its length. */
+const shortTables: Record<string, number> = { 'phi3-longrope': 64 };
+function sessionOf(name: string, { ids }: GoldenPrompt): SessionOptions {
+  const original = shortTables[name];
+  return original !== undefined && ids.length < original ? { contextLength: original } : {};
+}
+
 const prompts = ({ prompts: { short, long } }: GoldenModel) => [short, long];
 
 describe.each(spellings)('%s by %s', (name, spelling) => {
@@ -48,7 +55,9 @@ describe.each(spellings)('%s by %s', (name, spelling) => {
     const logits: Float32Array[] = [];
     beforeAll(async () => {
       model = await open(golden, spelling, 'exact');
-      for (const { ids } of prompts(golden)) logits.push(await readAll(model, ids));
+      for (const prompt of prompts(golden)) {
+        logits.push(await readAll(model, prompt.ids, undefined, sessionOf(name, prompt)));
+      }
     });
     afterAll(() => model.dispose());
     const each = (check: (prompt: GoldenPrompt, logits: Float32Array) => void) =>
@@ -76,7 +85,7 @@ describe.each(spellings)('%s by %s', (name, spelling) => {
 
     test.each(['short', 'long'] as const)('continues the %s prompt', async (which) => {
       const { ids, greedy, stopped } = golden.prompts[which];
-      using session = model.createSession();
+      using session = model.createSession(sessionOf(name, golden.prompts[which]));
       await session.append(ids);
       const { length: maxTokens } = greedy;
       using twin = session.fork();
@@ -103,17 +112,21 @@ describe.each(spellings)('%s by %s', (name, spelling) => {
     test('gives the logits and the same best id where it is clear', async () => {
       using model = await open(golden, spelling, 'bf16');
       for (const prompt of prompts(golden)) {
-        const actual = await readAll(model, prompt.ids);
+        const options = sessionOf(name, prompt);
+        const actual = await readAll(model, prompt.ids, undefined, options);
+        // Gemma 3's random weights amplify rounding: transformers itself loses more in bf16.
+        const loses = name.startsWith('gemma3') ? prompt.noise.bfloat16 : 0;
+        const bound = Math.max(tolerance.bf16, loses);
         prompt.positions.forEach((position, i) => {
           const row = rowOf(actual, position, width);
           const expected = prompt.logits[i] as Float32Array;
-          expect(relativeError(row, expected, prompt.largest)).toBeLessThan(tolerance.bf16);
+          expect(relativeError(row, expected, prompt.largest)).toBeLessThan(bound);
           const [first = 0, second = 0] = Array.from(expected).sort((a, b) => b - a);
-          if (first - second <= 2 * tolerance.bf16 * prompt.largest) return;
+          if (first - second <= 2 * bound * prompt.largest) return;
           expect(best(row)).toBe(prompt.argmax[position]);
         });
-        const [whole, single] = [actual, await readAll(model, prompt.ids, ones(prompt.ids.length))];
-        expect(firstDifference(whole, single)).toBe(-1);
+        const single = await readAll(model, prompt.ids, ones(prompt.ids.length), options);
+        expect(firstDifference(actual, single)).toBe(-1);
       }
     });
   });
