@@ -45,6 +45,24 @@ class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
   std::atomic<uint64_t> held_{0};
 };
 
+// Bytes of others that were counted against the limit; given back at its end.
+class DeviceAccount {
+ public:
+  explicit DeviceAccount(std::shared_ptr<DeviceContext> context) : context_(std::move(context)) {}
+  ~DeviceAccount() { context_->unaccount(bytes_); }
+  DeviceAccount(const DeviceAccount&) = delete;
+  DeviceAccount& operator=(const DeviceAccount&) = delete;
+
+  void add(uint64_t bytes, const char* what) {
+    context_->account(bytes, what);
+    bytes_ += bytes;
+  }
+
+ private:
+  std::shared_ptr<DeviceContext> context_;
+  uint64_t bytes_ = 0;
+};
+
 // Device memory with one owner.
 class DeviceBuffer {
  public:

@@ -20,9 +20,9 @@ Error disposedError(const char* what) {
 // Makes a session the caller's for as long as it lives, or until a job takes it over.
 class Executor::Claim {
  public:
-  Claim(Executor& executor, const std::shared_ptr<Session>& session) {
-    const Lock lock(executor.mutex_);
-    if (executor.stopping_) throw disposedError("model");
+  Claim(Executor& executor, const std::shared_ptr<Session>& session) : executor_(executor) {
+    const Lock lock(executor_.mutex_);
+    if (executor_.stopping_) throw disposedError("model");
     if (session->disposed) throw disposedError("session");
     if (session->busy.exchange(true)) {
       throw Error(ErrorCode::busy, "The session is in the middle of another call");
@@ -30,7 +30,11 @@ class Executor::Claim {
     session_ = session;
   }
   ~Claim() {
-    if (session_) session_->busy = false;
+    if (!session_) return;
+    const Lock lock(executor_.mutex_);
+    // Who disposed it meanwhile left it to us.
+    if (session_->disposed) session_->clear();
+    session_->busy = false;
   }
   Claim(const Claim&) = delete;
   Claim& operator=(const Claim&) = delete;
@@ -38,6 +42,7 @@ class Executor::Claim {
   void handOver() { session_ = nullptr; }
 
  private:
+  Executor& executor_;
   std::shared_ptr<Session> session_;
 };
 

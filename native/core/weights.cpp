@@ -49,12 +49,13 @@ float elementAsFloat(DType type, const uint8_t* bytes, size_t index) {
 }  // namespace
 
 MappedFile::MappedFile(const FileSpec& spec) : size_(spec.size) {
-  const int file = ::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Opening a pipe would wait for its writer.
+  const int file = ::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file < 0) {
     throw Error(ErrorCode::modelNotFound, "Cannot open " + spec.path + ": " + std::strerror(errno));
   }
   struct stat status{};
-  const bool known = ::fstat(file, &status) == 0;
+  const bool known = ::fstat(file, &status) == 0 && S_ISREG(status.st_mode);
   if (!known || static_cast<uint64_t>(status.st_size) != spec.size) {
     ::close(file);
     throw Error(ErrorCode::modelInvalid, "Expected " + spec.path + " to have " +
@@ -93,7 +94,7 @@ void PreparedWeight::swap(PreparedWeight& other) noexcept {
 
 TensorTable::TensorTable(std::shared_ptr<DeviceContext> context, const std::vector<FileSpec>& files,
                          std::vector<TensorSpec> tensors)
-    : context_(std::move(context)) {
+    : context_(std::move(context)), account_(context_) {
   for (const FileSpec& file : files) {
     files_.push_back(std::make_unique<MappedFile>(file));
   }
@@ -107,11 +108,9 @@ TensorTable::TensorTable(std::shared_ptr<DeviceContext> context, const std::vect
   }
   uint64_t mapped = 0;
   for (const auto& file : files_) mapped += file->size();
-  context_->account(mapped, "the weights");
+  account_.add(mapped, "the weights");
   mappedBytes_ = mapped;
 }
-
-TensorTable::~TensorTable() { context_->unaccount(mappedBytes_ + gatheredBytes_); }
 
 void TensorTable::check(const TensorSpec& tensor) const {
   const auto inFile = [&](uint64_t offset, uint64_t length) {
@@ -138,8 +137,7 @@ void TensorTable::check(const TensorSpec& tensor) const {
 }
 
 void TensorTable::gather(TensorSpec& tensor) {
-  context_->account(tensor.length, "the weights");
-  gatheredBytes_ += tensor.length;
+  account_.add(tensor.length, "the weights");
   std::vector<uint8_t>& memory = gathered_[tensor.name];
   memory.clear();
   memory.reserve(tensor.length);

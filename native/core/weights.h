@@ -77,8 +77,6 @@ class TensorTable {
   // Throws Error (modelNotFound, modelInvalid).
   TensorTable(std::shared_ptr<DeviceContext> context, const std::vector<FileSpec>& files,
               std::vector<TensorSpec> tensors);
-  ~TensorTable();
-
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
   // Rows of a matrix, 0 where it is missing.
   int64_t rows(const std::string& name) const;
@@ -94,12 +92,12 @@ class TensorTable {
   const uint8_t* bytes(const TensorSpec& tensor) const;
 
   std::shared_ptr<DeviceContext> context_;
+  DeviceAccount account_;
   std::vector<std::unique_ptr<MappedFile>> files_;
   std::unordered_map<std::string, TensorSpec> tensors_;
   // Tensors that were copied together, by name.
   std::unordered_map<std::string, std::vector<uint8_t>> gathered_;
   uint64_t mappedBytes_ = 0;
-  uint64_t gatheredBytes_ = 0;
 };
 
 }  // namespace anchorcoder
