@@ -200,6 +200,8 @@ struct Engine {
                                     std::vector<FileSpec>{file.spec()}, file.tensors);
     executor = std::make_shared<Executor>(model);
   }
+  explicit Engine(std::shared_ptr<Model> loaded)
+      : model(std::move(loaded)), executor(std::make_shared<Executor>(model)) {}
 
   SessionPointer open(Policy policy, DType storage = DType::f32) {
     return executor->createSession(std::move(policy), kContext, storage);

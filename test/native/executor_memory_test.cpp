@@ -35,6 +35,9 @@ bool allocationFails() {
 // NOLINTBEGIN: the program's own operators
 void* operator new(size_t bytes) { return take(bytes); }
 void* operator new[](size_t bytes) { return take(bytes); }
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  return allocationFails() ? nullptr : std::malloc(bytes);
+}
 void operator delete(void* memory) noexcept { give(memory); }
 void operator delete[](void* memory) noexcept { give(memory); }
 void operator delete(void* memory, size_t) noexcept { give(memory); }
