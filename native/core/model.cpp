@@ -175,6 +175,7 @@ Model::Layer Model::loadLayer(int32_t index) const {
   layer.qNorm = optional(attention + "q_norm.weight", config_.headDim);
   layer.kNorm = optional(attention + "k_norm.weight", config_.headDim);
   if (tensors_->has(mlp + "router.weight")) {
+    requirePositive("experts", config_.experts.count);
     layer.experts = loadExperts(mlp);
     return layer;
   }

@@ -129,13 +129,14 @@ TEST(tensors_in_parts) {
 TEST(tables_that_are_not_complete) {
   CHECK(isInvalid([](auto& d) { d.tensors.clear(); }));
   CHECK(isInvalid([](auto& d) { d.tensors.push_back(d.tensors[0]); }));
-  // Biases, and the head, may be missing.
+  // Biases, the head and gates may be missing.
   const Description whole(file());
   for (size_t i = 0; i < whole.tensors.size(); ++i) {
     Description description(file());
     const std::string name = description.tensors[i].name;
     description.tensors.erase(description.tensors.begin() + static_cast<std::ptrdiff_t>(i));
-    const bool optional = name.find("bias") != std::string::npos || name == "lm_head.weight";
+    const bool optional = name.find("bias") != std::string::npos || name == "lm_head.weight" ||
+                          name.find("gate_proj") != std::string::npos;
     CHECK(load(description) == (optional ? std::nullopt : std::optional(ErrorCode::modelInvalid)));
   }
 }
@@ -163,7 +164,12 @@ TEST(sizes_that_make_no_sense) {
   CHECK(isInvalid([](auto& d) { d.config.originalContext = 5; }));
   CHECK(isInvalid([](auto& d) { d.config.experts = {4, 5, 8, false}; }));
   CHECK(isInvalid([](auto& d) { d.config.experts = {-4, 1, 8, false}; }));
-  CHECK(isInvalid([](auto& d) { d.config.experts = {4, 2, 8, false}; }));  // none in the table
+  CHECK(isInvalid([](auto& d) {  // a router, but no experts
+    d.tensor("up_proj").name = "model.layers.0.mlp.router.weight";
+  }));
+  CHECK(isInvalid([](auto& d) {
+    d.tensors.push_back({"model.layers.0.mlp.router.weight", DType::f32, {0, 32}, 0, 0, 0, {}});
+  }));
 }
 
 // Random lies: refused or, where they hit nothing that matters, run.
