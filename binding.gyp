@@ -13,6 +13,8 @@
       ],
       "defines": [
         "NAPI_VERSION=9",
+        # While a worker is being terminated nothing can be thrown; without this the process ends.
+        "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
         "ANCHORCODER_VERSION=\"<!(node -p \"require('./package.json').version\")\"",
       ],
       "cflags!": ["-O2"],
