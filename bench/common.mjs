@@ -123,8 +123,10 @@ export function printTable(rows) {
 /** Prints the table, and writes circumstances and figures where `--json` says. */
 export function report(options, model, rows, figures) {
   const about = circumstances(model);
-  console.log(`${about.command}\n${about.machine.processor}, ${about.machine.cores} cores, Node`);
-  console.log(`${about.node}, ${about.instructionSet}, load before ${about.machine.loadBefore}\n`);
+  const { processor, cores, loadBefore } = about.machine;
+  console.log(about.command);
+  console.log(`${processor}, ${cores} cores, load before ${loadBefore}`);
+  console.log(`Node ${about.node}, ${about.instructionSet}, ${about.threads} threads\n`);
   printTable(rows);
   if (options.json === '') return;
   const text = JSON.stringify({ ...about, table: rows, figures }, null, 1);
