@@ -47,18 +47,13 @@ describe('README.md', () => {
 });
 
 describe('documents', () => {
-  // docs/performance.md comes with the benchmarks.
-  const planned = ['docs/performance.md'];
   test.each(['README.md', 'docs/anchors.md', 'CONTRIBUTING.md', 'AGENTS.md'])(
     'links of %s lead somewhere',
     (path) => {
       const links = [...read(path).matchAll(/\]\(([^)#]+)[^)]*\)/g)].map(([, link]) => link!);
       for (const link of links.filter((target) => !target.startsWith('http'))) {
         const target = join(dirname(path), link);
-        expect([target, planned.includes(target) || existsSync(join(root, target))]).toEqual([
-          target,
-          true,
-        ]);
+        expect([target, existsSync(join(root, target))]).toEqual([target, true]);
       }
     },
   );
