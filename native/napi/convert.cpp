@@ -2,6 +2,7 @@
 #include "convert.h"
 
 #include <cmath>
+#include <limits>
 #include <memory>
 
 namespace anchorcoder {
@@ -12,12 +13,20 @@ namespace {
   throw Error(ErrorCode::invalidArgument, std::string("Expected ") + name + " to be " + what);
 }
 
-}  // namespace
-
 double readNumber(const Napi::Object& object, const char* name) {
   const Napi::Value value = object.Get(name);
   if (!value.IsNumber()) expected(name, "a number");
   return value.As<Napi::Number>().DoubleValue();
+}
+
+}  // namespace
+
+float readFloat(const Napi::Object& object, const char* name) {
+  const double number = readNumber(object, name);
+  if (!(std::abs(number) <= static_cast<double>(std::numeric_limits<float>::max()))) {
+    expected(name, "a finite number of 32 bits");
+  }
+  return static_cast<float>(number);
 }
 
 int32_t toInt(const Napi::Value& value, const char* name) {
@@ -63,6 +72,12 @@ Napi::Array readArray(const Napi::Object& object, const char* name) {
   const Napi::Value value = object.Get(name);
   if (!value.IsArray()) expected(name, "an array");
   return value.As<Napi::Array>();
+}
+
+Napi::Object objectAt(const Napi::Array& array, uint32_t index, const char* name) {
+  const Napi::Value value = array.Get(index);
+  if (!value.IsObject()) expected(name, "an array of objects");
+  return value.As<Napi::Object>();
 }
 
 std::vector<uint32_t> toUint32s(const Napi::Value& value, const char* name) {

@@ -14,13 +14,14 @@
 
 namespace anchorcoder {
 
-double readNumber(const Napi::Object& object, const char* name);
+float readFloat(const Napi::Object& object, const char* name);  // finite
 int32_t readInt(const Napi::Object& object, const char* name);
 uint64_t readSize(const Napi::Object& object, const char* name);  // 0 to 2^53
 bool readBool(const Napi::Object& object, const char* name);
 std::string readString(const Napi::Object& object, const char* name);
 Napi::Object readObject(const Napi::Object& object, const char* name);
 Napi::Array readArray(const Napi::Object& object, const char* name);
+Napi::Object objectAt(const Napi::Array& array, uint32_t index, const char* name);
 std::vector<uint8_t> readBytes(const Napi::Object& object, const char* name);  // a Uint8Array
 std::vector<int32_t> readIds(const Napi::Object& object, const char* name, int32_t vocabSize);
 

@@ -94,6 +94,9 @@ void Settler::resolve(std::function<Napi::Value(Napi::Env)> make) const {
       deferred->Resolve(make(env));
     } catch (const Napi::Error& error) {
       deferred->Reject(error.Value());
+    } catch (const std::bad_alloc&) {
+      const Error error(ErrorCode::outOfMemory, "There is no memory left for the result");
+      deferred->Reject(toJavaScript(env, error).Value());
     }
   });
 }

@@ -1,5 +1,7 @@
 // NativeModel of types/native.ts, and loading it off the JavaScript thread.
+#include <algorithm>
 #include <cstring>
+#include <system_error>
 #include <utility>
 
 #include "convert.h"
@@ -37,13 +39,15 @@ TensorSpec toTensor(const Napi::Object& object) {
   for (uint32_t i = 0; i < shape.Length(); ++i) {
     tensor.shape.push_back(toInt(shape.Get(i), "shape"));
   }
-  tensor.file = static_cast<uint32_t>(readSize(object, "file"));
+  const int32_t file = readInt(object, "file");
+  if (file < 0) throw Error(ErrorCode::invalidArgument, "Expected file to be 0 or more");
+  tensor.file = static_cast<uint32_t>(file);
   tensor.offset = readSize(object, "offset");
   tensor.length = readSize(object, "length");
   if (object.Get("parts").IsUndefined()) return tensor;
   const Napi::Array parts = readArray(object, "parts");
   for (uint32_t i = 0; i < parts.Length(); ++i) {
-    const Napi::Object part = parts.Get(i).ToObject();
+    const Napi::Object part = objectAt(parts, i, "parts");
     tensor.parts.push_back({readSize(part, "offset"), readSize(part, "length")});
   }
   return tensor;
@@ -53,7 +57,7 @@ RopeConfig toRope(const Napi::Object& object) {
   RopeConfig rope;
   rope.rotaryDims = readInt(object, "rotaryDims");
   rope.interleaved = readBool(object, "interleaved");
-  rope.scale = static_cast<float>(readNumber(object, "scale"));
+  rope.scale = readFloat(object, "scale");
   const Napi::Value frequencies = object.Get("inverseFrequencies");
   if (!frequencies.IsTypedArray() ||
       frequencies.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
@@ -83,10 +87,10 @@ void readFeatures(const Napi::Object& config, ModelConfig& sizes) {
   sizes.norm = toNorm(readString(config, "norm"));
   sizes.activation = toActivation(readString(config, "activation"));
   sizes.parallelBlock = readBool(config, "parallelBlock");
-  sizes.embeddingScale = static_cast<float>(readNumber(config, "embeddingScale"));
-  sizes.attentionScale = static_cast<float>(readNumber(config, "attentionScale"));
-  sizes.attentionSoftcap = static_cast<float>(readNumber(config, "attentionSoftcap"));
-  sizes.logitSoftcap = static_cast<float>(readNumber(config, "logitSoftcap"));
+  sizes.embeddingScale = readFloat(config, "embeddingScale");
+  sizes.attentionScale = readFloat(config, "attentionScale");
+  sizes.attentionSoftcap = readFloat(config, "attentionSoftcap");
+  sizes.logitSoftcap = readFloat(config, "logitSoftcap");
   sizes.originalContext = readInt(config, "originalContext");
   const Napi::Value windows = config.Get("windows");
   if (!windows.IsTypedArray() ||
@@ -107,12 +111,12 @@ ModelSpec toSpec(const Napi::Object& object) {
   ModelSpec spec;
   const Napi::Array files = readArray(object, "files");
   for (uint32_t i = 0; i < files.Length(); ++i) {
-    const Napi::Object file = files.Get(i).ToObject();
+    const Napi::Object file = objectAt(files, i, "files");
     spec.files.push_back({readString(file, "path"), readSize(file, "size")});
   }
   const Napi::Array tensors = readArray(object, "tensors");
   for (uint32_t i = 0; i < tensors.Length(); ++i) {
-    spec.tensors.push_back(toTensor(tensors.Get(i).ToObject()));
+    spec.tensors.push_back(toTensor(objectAt(tensors, i, "tensors")));
   }
   const Napi::Object config = readObject(object, "config");
   ModelConfig& sizes = spec.config;
@@ -124,11 +128,11 @@ ModelSpec toSpec(const Napi::Object& object) {
   sizes.headDim = readInt(config, "headDim");
   sizes.vocabSize = readInt(config, "vocabSize");
   sizes.contextLength = readInt(config, "contextLength");
-  sizes.normEpsilon = static_cast<float>(readNumber(config, "normEpsilon"));
+  sizes.normEpsilon = readFloat(config, "normEpsilon");
   readFeatures(config, sizes);
   const Napi::Array ropes = readArray(config, "ropes");
   for (uint32_t i = 0; i < ropes.Length(); ++i) {
-    sizes.ropes.push_back(toRope(ropes.Get(i).ToObject()));
+    sizes.ropes.push_back(toRope(objectAt(ropes, i, "ropes")));
   }
   sizes.compute = readString(object, "compute") == "exact" ? Compute::exact : Compute::bf16;
   spec.threads = readInt(object, "threads");
@@ -165,11 +169,12 @@ Policy toPolicy(const Napi::Object& object, int32_t vocabSize) {
 }
 
 struct Handle {
-  std::shared_ptr<Executor> executor;  // null once disposed
+  std::shared_ptr<Lease> lease;  // null once disposed
 
-  Executor& open() const {
-    if (!executor) throw Error(ErrorCode::disposed, "The model has been disposed");
-    return *executor;
+  // Held by the caller: reading arguments may run JavaScript that disposes.
+  std::shared_ptr<Lease> open() const {
+    if (!lease) throw Error(ErrorCode::disposed, "The model has been disposed");
+    return lease;
   }
 };
 using SharedHandle = std::shared_ptr<Handle>;
@@ -177,20 +182,24 @@ using SharedHandle = std::shared_ptr<Handle>;
 Napi::Value createSession(const SharedHandle& handle, const Napi::CallbackInfo& info) {
   if (!info[0].IsObject()) throw Error(ErrorCode::invalidArgument, "Expected a specification");
   const auto spec = info[0].As<Napi::Object>();
-  const int32_t vocabSize = handle->open().model()->config().vocabSize;
-  auto session = handle->open().createSession(toPolicy(readObject(spec, "policy"), vocabSize),
-                                              readInt(spec, "contextLength"),
-                                              toCacheType(readString(spec, "cacheType")));
-  return sessionObject(info.Env(), handle->executor, std::move(session));
+  const auto lease = handle->open();
+  const int32_t vocabSize = lease->executor->model()->config().vocabSize;
+  auto session = lease->executor->createSession(toPolicy(readObject(spec, "policy"), vocabSize),
+                                                readInt(spec, "contextLength"),
+                                                toCacheType(readString(spec, "cacheType")));
+  return sessionObject(info.Env(), lease, std::move(session));
 }
 
 Napi::Value memory(const SharedHandle& handle, const Napi::CallbackInfo& info) {
-  Executor& executor = handle->open();
+  const auto lease = handle->open();
+  Executor& executor = *lease->executor;
   const DeviceContext& context = *executor.model()->context();
   const uint64_t mapped = executor.model()->mappedBytes(), caches = context.cacheBytes;
   Napi::Object object = Napi::Object::New(info.Env());
+  // The numbers may change between two reads of them.
+  const uint64_t held = std::max<uint64_t>(context.heldBytes(), mapped + caches);
   object.Set("mapped", static_cast<double>(mapped));
-  object.Set("weights", static_cast<double>(context.heldBytes() - mapped - caches));
+  object.Set("weights", static_cast<double>(held - mapped - caches));
   object.Set("caches", static_cast<double>(caches));
   object.Set("sessions", static_cast<double>(executor.sessionCount()));
   return object;
@@ -198,8 +207,8 @@ Napi::Value memory(const SharedHandle& handle, const Napi::CallbackInfo& info) {
 
 Napi::Object modelObject(Napi::Env env, std::shared_ptr<Model> model) {
   const DeviceInfo& device = model->context()->info();
-  const auto handle =
-      std::make_shared<Handle>(Handle{Environment::of(env).createExecutor(std::move(model))});
+  auto lease = std::make_shared<Lease>(Environment::of(env).createExecutor(std::move(model)));
+  const auto handle = std::make_shared<Handle>(Handle{std::move(lease)});
   Napi::Object object = Napi::Object::New(env);
   using Info = const Napi::CallbackInfo&;
   object.Set("instructionSet", Napi::String::New(env, device.instructionSet));
@@ -207,8 +216,8 @@ Napi::Object modelObject(Napi::Env env, std::shared_ptr<Model> model) {
   setMethod(object, "createSession", [handle](Info info) { return createSession(handle, info); });
   setMethod(object, "memory", [handle](Info info) { return memory(handle, info); });
   setMethod(object, "dispose", [handle](Info info) {
-    if (handle->executor) handle->executor->stop();
-    handle->executor = nullptr;
+    if (handle->lease) handle->lease->executor->stop();
+    handle->lease = nullptr;
     return info.Env().Undefined();
   });
   return object;
@@ -236,14 +245,21 @@ class LoadWorker : public Napi::AsyncWorker {
   }
 
   void OnOK() override {
-    if (failure_) {
-      deferred_.Reject(toJavaScript(Env(), *failure_).Value());
-    } else {
+    if (failure_) return deferred_.Reject(toJavaScript(Env(), *failure_).Value());
+    try {
       deferred_.Resolve(modelObject(Env(), std::move(model_)));
+    } catch (const std::bad_alloc&) {
+      reject(ErrorCode::outOfMemory, "There is no memory left for the model");
+    } catch (const std::system_error& error) {
+      reject(ErrorCode::outOfMemory, std::string("No thread for the model: ") + error.what());
     }
   }
 
  private:
+  void reject(ErrorCode code, const std::string& message) {
+    deferred_.Reject(toJavaScript(Env(), Error(code, message)).Value());
+  }
+
   Napi::Promise::Deferred deferred_;
   ModelSpec spec_;
   std::shared_ptr<Model> model_;

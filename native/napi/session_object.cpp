@@ -11,15 +11,27 @@ namespace anchorcoder {
 
 namespace {
 
-// Shared by the functions of one object; `session` is null once disposed.
+// Shared by the functions of one object and the promises that they made. With the last of them
+// goes the session, and a generation that nobody can read any more.
 struct Handle {
-  std::shared_ptr<Executor> executor;
-  std::shared_ptr<Session> session;
+  Handle(std::shared_ptr<Lease> leased, std::shared_ptr<Session> opened)
+      : lease(std::move(leased)), session(std::move(opened)) {}
+  ~Handle() { dispose(); }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
 
-  const std::shared_ptr<Session>& open() const {
+  Executor& executor() const { return *lease->executor; }
+  // Held by the caller: reading arguments may run JavaScript that disposes.
+  std::shared_ptr<Session> open() const {
     if (!session) throw Error(ErrorCode::disposed, "The session has been disposed");
     return session;
   }
+  void dispose() {
+    if (const auto closing = std::exchange(session, nullptr)) executor().dispose(closing);
+  }
+
+  const std::shared_ptr<Lease> lease;
+  std::shared_ptr<Session> session;  // null once disposed
 };
 using SharedHandle = std::shared_ptr<Handle>;
 
@@ -31,15 +43,28 @@ LogitsWanted toLogitsWanted(const Napi::Value& value) {
   throw Error(ErrorCode::invalidArgument, "Expected logits to be none, last or all");
 }
 
+// A promise that `start` settles later, or fails at once.
+template <typename Start>
+Napi::Value promise(Napi::Env env, Start&& start) {
+  const Settler settler(env);
+  try {
+    start(settler);
+  } catch (const Error& error) {
+    settler.reject(error);
+  } catch (const std::exception&) {
+    settler.reject(Error(ErrorCode::outOfMemory, "There is no memory left"));
+  }
+  return settler.promise();
+}
+
 Napi::Value append(const SharedHandle& handle, const Napi::CallbackInfo& info) {
   const auto ids = toUint32s(info[0], "ids");
   const LogitsWanted wanted = toLogitsWanted(info[1]);
-  // Settled later, so the call itself must not fail after the promise was made.
-  const auto& session = handle->open();
-  const Settler settler(info.Env());
-  try {
-    handle->executor->append(
-        session, ids, wanted, [settler, wanted](std::vector<float> logits, const Error* error) {
+  const auto session = handle->open();
+  return promise(info.Env(), [&](const Settler& settler) {
+    handle->executor().append(
+        session, ids, wanted,
+        [handle, settler, wanted](std::vector<float> logits, const Error* error) {
           if (error) return settler.reject(*error);
           auto values = std::make_shared<std::vector<float>>(std::move(logits));
           settler.resolve([values, wanted](Napi::Env env) -> Napi::Value {
@@ -47,20 +72,17 @@ Napi::Value append(const SharedHandle& handle, const Napi::CallbackInfo& info) {
             return toFloat32Array(env, std::move(*values));
           });
         });
-  } catch (const Error& error) {
-    settler.reject(error);
-  }
-  return settler.promise();
+  });
 }
 
 GenerateOptions toGenerateOptions(const Napi::Object& spec, int32_t vocabSize) {
   GenerateOptions options;
   options.maxTokens = readInt(spec, "maxTokens");
-  options.sampler.temperature = static_cast<float>(readNumber(spec, "temperature"));
+  options.sampler.temperature = readFloat(spec, "temperature");
   options.sampler.topK = readInt(spec, "topK");
-  options.sampler.topP = static_cast<float>(readNumber(spec, "topP"));
-  options.sampler.minP = static_cast<float>(readNumber(spec, "minP"));
-  options.sampler.repetitionPenalty = static_cast<float>(readNumber(spec, "repetitionPenalty"));
+  options.sampler.topP = readFloat(spec, "topP");
+  options.sampler.minP = readFloat(spec, "minP");
+  options.sampler.repetitionPenalty = readFloat(spec, "repetitionPenalty");
   options.sampler.logprobs = readBool(spec, "logprobs");
   options.sampler.topLogprobs = readInt(spec, "topLogprobs");
   const Napi::Value seed = spec.Get("seed");
@@ -109,11 +131,11 @@ Napi::Value batchObject(Napi::Env env, const GeneratedBatch& batch, bool logprob
 Napi::Value startGenerate(const SharedHandle& handle, const std::shared_ptr<bool>& logprobs,
                           const Napi::CallbackInfo& info) {
   if (!info[0].IsObject()) throw Error(ErrorCode::invalidArgument, "Expected a specification");
-  const auto& session = handle->open();
+  const auto session = handle->open();
   const int32_t vocabSize = session->model().config().vocabSize;
   GenerateOptions options = toGenerateOptions(info[0].As<Napi::Object>(), vocabSize);
   const bool wanted = options.sampler.logprobs;
-  handle->executor->startGenerate(session, std::move(options));
+  handle->executor().startGenerate(session, std::move(options));
   *logprobs = wanted;
   return info.Env().Undefined();
 }
@@ -121,35 +143,28 @@ Napi::Value startGenerate(const SharedHandle& handle, const std::shared_ptr<bool
 Napi::Value read(const SharedHandle& handle, const std::shared_ptr<bool>& logprobs,
                  const Napi::CallbackInfo& info) {
   const int32_t commit = toInt(info[0], "commit");
-  const auto& session = handle->open();
-  const Settler settler(info.Env());
-  try {
-    handle->executor->read(
-        session, commit, [settler, wanted = *logprobs](GeneratedBatch batch, const Error* error) {
+  const auto session = handle->open();
+  return promise(info.Env(), [&](const Settler& settler) {
+    handle->executor().read(
+        session, commit,
+        [handle, settler, wanted = *logprobs](GeneratedBatch batch, const Error* error) {
           if (error) return settler.reject(*error);
           auto shared = std::make_shared<GeneratedBatch>(std::move(batch));
           settler.resolve(
               [shared, wanted](Napi::Env env) { return batchObject(env, *shared, wanted); });
         });
-  } catch (const Error& error) {
-    settler.reject(error);
-  }
-  return settler.promise();
+  });
 }
 
 Napi::Value endGenerate(const SharedHandle& handle, const Napi::CallbackInfo& info) {
   const int32_t position = toInt(info[0], "position");
-  const auto& session = handle->open();
-  const Settler settler(info.Env());
-  try {
-    handle->executor->endGenerate(session, position, [settler](const Error* error) {
+  const auto session = handle->open();
+  return promise(info.Env(), [&](const Settler& settler) {
+    handle->executor().endGenerate(session, position, [handle, settler](const Error* error) {
       if (error) return settler.reject(*error);
       settler.resolve([](Napi::Env env) { return env.Undefined(); });
     });
-  } catch (const Error& error) {
-    settler.reject(error);
-  }
-  return settler.promise();
+  });
 }
 
 Napi::Value statsObject(Napi::Env env, const SessionStats& stats) {
@@ -167,9 +182,9 @@ Napi::Value statsObject(Napi::Env env, const SessionStats& stats) {
 
 }  // namespace
 
-Napi::Object sessionObject(Napi::Env env, std::shared_ptr<Executor> executor,
+Napi::Object sessionObject(Napi::Env env, std::shared_ptr<Lease> lease,
                            std::shared_ptr<Session> session) {
-  const auto handle = std::make_shared<Handle>(Handle{std::move(executor), std::move(session)});
+  const auto handle = std::make_shared<Handle>(std::move(lease), std::move(session));
   const auto logprobs = std::make_shared<bool>(false);
   Napi::Object object = Napi::Object::New(env);
   using Info = const Napi::CallbackInfo&;
@@ -179,25 +194,24 @@ Napi::Object sessionObject(Napi::Env env, std::shared_ptr<Executor> executor,
   setMethod(object, "read", [handle, logprobs](Info info) { return read(handle, logprobs, info); });
   setMethod(object, "endGenerate", [handle](Info info) { return endGenerate(handle, info); });
   setMethod(object, "abort", [handle](Info info) {
-    if (handle->session) handle->executor->abort(handle->session);
+    if (handle->session) handle->executor().abort(handle->session);
     return info.Env().Undefined();
   });
   setMethod(object, "truncate", [handle](Info info) {
-    handle->executor->truncate(handle->open(), toInt(info[0], "position"));
+    handle->executor().truncate(handle->open(), toInt(info[0], "position"));
     return info.Env().Undefined();
   });
   setMethod(object, "fork", [handle](Info info) -> Napi::Value {
-    auto copy = handle->executor->fork(handle->open(), toInt(info[0], "position"));
-    return sessionObject(info.Env(), handle->executor, std::move(copy));
+    auto copy = handle->executor().fork(handle->open(), toInt(info[0], "position"));
+    return sessionObject(info.Env(), handle->lease, std::move(copy));
   });
   setMethod(object, "ids", [handle](Info info) {
-    return toTypedArray<uint32_t>(info.Env(), handle->executor->ids(handle->open()));
+    return toTypedArray<uint32_t>(info.Env(), handle->executor().ids(handle->open()));
   });
   setMethod(object, "stats",
             [handle](Info info) { return statsObject(info.Env(), handle->open()->stats()); });
   setMethod(object, "dispose", [handle](Info info) {
-    if (const auto closing = std::move(handle->session)) handle->executor->dispose(closing);
-    handle->session = nullptr;
+    handle->dispose();
     return info.Env().Undefined();
   });
   object.DefineProperty(
