@@ -61,6 +61,23 @@ test('a worker is terminated in mid-generation, again and again, and others go o
   expect(await answer()).toBe(expected);
 }, 120_000);
 
+// In a process of its own, which a fault ends.
+test('workers are terminated at moments of all kinds, while they load too', async () => {
+  const { code, output } = await run(`
+    import { Worker } from 'node:worker_threads';
+    import { setTimeout as sleep } from 'node:timers/promises';
+    const url = new URL(${JSON.stringify(`data:text/javascript,${encodeURIComponent(program(''))}`)});
+    for (let round = 0; round < 16; ++round) {
+      const workers = [new Worker(url), new Worker(url)];
+      await sleep(20 * round);
+      await Promise.all(workers.map((worker) => worker.terminate()));
+    }
+    console.log('done');
+  `);
+  expect(output).toBe('done\n');
+  expect(code).toBe(0);
+}, 60_000);
+
 test('a worker ends by itself with its model undisposed', async () => {
   const source = `
     import { loadModel } from ${JSON.stringify(library)};
