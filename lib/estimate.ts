@@ -9,6 +9,8 @@ import { defaultPolicy, type Layout, layoutOf } from './policy.js';
 const usualShare = 0.09;
 /** Rows that the engine allocates at a time. */
 const blockRows = 32;
+/** Elements of a value are a multiple of this. */
+const valueMultiple = 16;
 const elementBytes: Record<CacheType, number> = { f32: 4, bf16: 2, f16: 2, int8: 1 };
 
 /**
@@ -32,10 +34,11 @@ export async function estimate(folder: string, options?: EstimateOptions): Promi
   const layout = layoutOf(parsed.policy ?? defaultPolicy(anchors), anchors);
   const { cacheType = model.weightType === 'BF16' ? 'bf16' : 'f32' } = parsed;
 
-  // A key and a value; int8 rows have a scale for each.
+  // A key and a value, which is padded; int8 rows have a scale for each.
   const scales = cacheType === 'int8' ? 8 : 0;
-  const rowBytes = config.kvHeads * (2 * config.headDim * elementBytes[cacheType] + scales);
-  const { rows, heldRows, lineEnds } = countRows(layout, config.layers, context, anchorShare);
+  const width = config.headDim + Math.ceil(config.headDim / valueMultiple) * valueMultiple;
+  const rowBytes = config.kvHeads * (width * elementBytes[cacheType] + scales);
+  const { rows, heldRows, lineEnds } = countRows(layout, config.windows, context, anchorShare);
   const fullRows = config.layers * context;
   return {
     weightBytes: model.weightBytes,
@@ -53,28 +56,32 @@ function inBlocks(rows: number): number {
 }
 
 // Live rows of all layers; rows of all blocks held, the mirror's among them; ends of lines.
-function countRows(layout: Layout, layers: number, context: number, share: number) {
-  const anchored = layout.dense.filter((isDense) => isDense === 0).length;
-  const dense = layers - anchored;
+function countRows(layout: Layout, windows: readonly number[], context: number, share: number) {
   const anchors = layout.tokens ? Math.ceil(share * context) : 0;
   const kept = Math.min(context, anchors + layout.sinks);
   // The open line at its longest, were all lines of the same length.
   const line = !layout.line ? 0 : anchors > 0 ? Math.ceil(context / anchors) : context;
-  const recent = Math.min(context, Math.max(line, layout.window));
-  const perLayer = Math.min(context, kept + recent);
-  // A sliding window may begin with the last row of a block.
-  const slack = layout.window > 0 && layout.window < context ? blockRows - 1 : 0;
+  let rows = 0;
+  let heldRows = 0;
+  windows.forEach((ownWindow, layer) => {
+    const isDense = layout.dense[layer] === 1;
+    const asked = isDense ? context : Math.max(line, layout.window);
+    // The model's own window bounds what is not kept.
+    const recent = Math.min(context, asked, ownWindow || context);
+    const slides = recent < context && (ownWindow > 0 || (!isDense && layout.window > 0));
+    rows += isDense ? recent : Math.min(context, kept + recent);
+    // A sliding window may begin with the last row of a block.
+    heldRows += (isDense ? 0 : inBlocks(kept)) + inBlocks(recent + (slides ? blockRows - 1 : 0));
+  });
+  const isAnchored = (layer: number) => layout.dense[layer] === 0;
   const { sourceLayer, consumersAbove } = layout;
   const hasMirror =
     sourceLayer >= 0 &&
     layout.dense[sourceLayer] === 1 &&
-    layout.dense.some((isDense, layer) => layer > consumersAbove && isDense === 0);
+    windows.some((_, layer) => layer > consumersAbove && isAnchored(layer));
   return {
-    rows: dense * context + anchored * perLayer,
-    heldRows:
-      dense * inBlocks(context) +
-      anchored * (inBlocks(kept) + inBlocks(recent + slack)) +
-      (hasMirror ? inBlocks(kept) : 0),
-    lineEnds: anchored > 0 ? anchors : 0,
+    rows,
+    heldRows: heldRows + (hasMirror ? inBlocks(kept) : 0),
+    lineEnds: windows.some((_, layer) => isAnchored(layer)) ? anchors : 0,
   };
 }

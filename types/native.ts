@@ -108,8 +108,8 @@ export interface NativeModelSpec {
     /** The same for logits. */
     logitSoftcap: number;
     /**
-     * (layers) Last tokens that a token sees, itself included; 0: all. It is the model's own mask:
-     * of what a policy shows, anchors and sinks too, a layer sees the part in its window.
+     * (layers) Last tokens that a token sees, itself included; 0: all. Rows that a policy keeps
+     * (anchors, sinks) stay visible beyond it in anchored layers; a dense layer is bounded by it.
      */
     windows: Int32Array;
     ropes: NativeRope[];

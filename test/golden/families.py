@@ -346,8 +346,7 @@ def respell_rope(config, rope):
         config["rope_scaling"] = None
         return
     if rope["rope_type"] == "longrope":
-        # The first spelling of all; the original context stands outside.
+        # As in Phi-3's own configs; the original context stands outside.
         rope.pop("original_max_position_embeddings", None)
-        del rope["rope_type"]
-        rope["type"] = "su"
+        rope["type"] = rope.pop("rope_type")
     config["rope_scaling"] = rope

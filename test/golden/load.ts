@@ -23,6 +23,8 @@ export interface GoldenPrompt {
   stopped?: Uint32Array;
   /** The largest absolute logit over all positions. */
   largest: number;
+  /** Context of the session that they are for, where it decides the table of positions. */
+  context?: number;
   /** The reference's own error against float64, and transformers' in bfloat16 against float32. */
   noise: { float32: number; bfloat16: number };
 }
@@ -33,7 +35,8 @@ export interface GoldenModel {
   vocabulary: number;
   /** Other spellings of config.json that lie beside it. */
   spellings: string[];
-  prompts: { short: GoldenPrompt; long: GoldenPrompt };
+  /** `one`: a prompt of a single id; not for the Llama class. */
+  prompts: { short: GoldenPrompt; long: GoldenPrompt; one?: GoldenPrompt };
 }
 
 /** A model of real size: the five best ids and their logits at every position. */
@@ -99,6 +102,7 @@ interface StoredPrompt {
   argmax: number[];
   greedy: number[];
   stopped?: number[];
+  context?: number;
   largest: number;
   noise: GoldenPrompt['noise'];
 }
@@ -126,17 +130,19 @@ export function goldenModels(): string[] {
 export function goldenModel(name: string): GoldenModel {
   const stored = readJson<{
     vocabulary: number;
-    prompts: { short: StoredPrompt; long: StoredPrompt };
+    prompts: { short: StoredPrompt; long: StoredPrompt; one?: StoredPrompt };
   }>('logits', `${name}.json`);
   const folder = join(here, 'models', name);
+  const { short, long, one } = stored.prompts;
   return {
     name,
     folder,
     vocabulary: stored.vocabulary,
     spellings: readdirSync(folder).flatMap((file) => /^config\.(\w+)\.json$/.exec(file)?.[1] ?? []),
     prompts: {
-      short: readPrompt(stored.prompts.short, stored.vocabulary),
-      long: readPrompt(stored.prompts.long, stored.vocabulary),
+      short: readPrompt(short, stored.vocabulary),
+      long: readPrompt(long, stored.vocabulary),
+      ...(one && { one: readPrompt(one, stored.vocabulary) }),
     },
   };
 }
