@@ -11,6 +11,8 @@ namespace anchorcoder {
 
 namespace {
 
+constexpr uint64_t kMostBytesFreedByCaller = uint64_t{4} << 20;
+
 Error disposedError(const char* what) {
   return Error(ErrorCode::disposed, std::string("The ") + what + " has been disposed");
 }
@@ -49,7 +51,8 @@ class Executor::Claim {
 Executor::Executor(std::shared_ptr<Model> model, std::function<void()> stopped)
     : model_(std::move(model)),
       stopped_(std::move(stopped)),
-      noMemory_(ErrorCode::outOfMemory, "There is no memory left") {
+      noMemory_(ErrorCode::outOfMemory, "There is no memory left"),
+      sessionGone_(disposedError("session")) {
   thread_ = std::thread([this] { loop(); });
 }
 
@@ -206,22 +209,33 @@ void Executor::abort(const std::shared_ptr<Session>& session) {
   wake_.notify_all();
 }
 
-void Executor::dispose(const std::shared_ptr<Session>& session) {
-  bool idle = false;
+void Executor::dispose(const std::shared_ptr<Session>& session) noexcept {
+  bool clears = false;
   {
     const Lock lock(mutex_);
     session->disposed = true;
     if (session->job) {
-      session->job->failure = disposedError("session");
+      session->job->failure = sessionGone_;
       session->job->over = true;
-    } else {
-      idle = !session->busy.exchange(true);
+    } else if (!session->busy.exchange(true)) {
+      clears = !leaveToExecutor(session);
     }
   }
   wake_.notify_all();
-  if (!idle) return;
+  if (!clears) return;
   session->clear();
   session->busy = false;
+}
+
+// Freeing much takes time that a caller may not have: about 0.1 s for a gigabyte.
+bool Executor::leaveToExecutor(const std::shared_ptr<Session>& session) noexcept {
+  if (stopping_ || session->sequence().cache.bytes() < kMostBytesFreedByCaller) return false;
+  try {
+    leaving_.push_back(session);
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  return true;
 }
 
 void Executor::stop() {

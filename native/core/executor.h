@@ -84,7 +84,7 @@ class Executor {
   std::vector<int32_t> ids(const std::shared_ptr<Session>& session);
 
   void abort(const std::shared_ptr<Session>& session);
-  void dispose(const std::shared_ptr<Session>& session);
+  void dispose(const std::shared_ptr<Session>& session) noexcept;
   // Refuses new work, ends what runs with ERR_DISPOSED and frees the weights and caches; returns
   // at once.
   void stop();
@@ -104,6 +104,7 @@ class Executor {
 
   void addSession(const std::shared_ptr<Session>& session);
   void enqueue(std::shared_ptr<Job> job);
+  bool leaveToExecutor(const std::shared_ptr<Session>& session) noexcept;
   void loop();
   void turn(Batch& batch, bool* stopped);
   void clearSessions();
@@ -129,12 +130,13 @@ class Executor {
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Job>> jobs_;  // oldest first
   std::vector<std::weak_ptr<Session>> sessions_;
+  std::vector<std::shared_ptr<Session>> leaving_;  // disposed, to be freed by the executor
   bool stopping_ = false;
   std::atomic<bool> finished_{false};
-  size_t lastGenerating_ = 0;        // generations in the last pass
-  BatchKey lastKey_{-1, -1, false};  // of the last pass
-  const Error noMemory_;             // made before there is none
-  double tokensPerSecond_ = 0;       // of long passes, 0: not known yet
+  size_t lastGenerating_ = 0;           // generations in the last pass
+  BatchKey lastKey_{-1, -1, false};     // of the last pass
+  const Error noMemory_, sessionGone_;  // made before memory is short
+  double tokensPerSecond_ = 0;          // of long passes, 0: not known yet
   std::thread thread_;
 };
 

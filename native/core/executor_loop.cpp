@@ -42,6 +42,13 @@ BatchKey keyOf(const Job& job) {
   return {policy.sourceLayer, policy.consumersAbove, longRope};
 }
 
+std::function<void()> clearing(std::shared_ptr<Session> session) {
+  return [session = std::move(session)] {
+    session->clear();
+    session->busy = false;
+  };
+}
+
 bool isRunnable(const Job& job) {
   if (job.failure || job.over || job.ending) return false;
   return job.kind == Job::Kind::append || (job.samples() && job.hasCredit());
@@ -118,6 +125,10 @@ void Executor::control(Calls& calls) {
     }
   }
   std::erase_if(jobs_, [](const auto& job) { return job->finished; });
+  while (!leaving_.empty()) {
+    calls.push_back(clearing(leaving_.back()));
+    leaving_.pop_back();
+  }
 }
 
 // Either answers everything or, where there is no memory, throws and changes nothing.
@@ -125,12 +136,7 @@ void Executor::finishJob(Job& job, Calls& calls) {
   calls.reserve(calls.size() + 3);
   Session& session = *job.session;
   std::function<void()> clear, reader, last;
-  if (session.disposed) {
-    clear = [owner = job.session] {
-      owner->clear();
-      owner->busy = false;
-    };
-  }
+  if (session.disposed) clear = clearing(job.session);
   if (job.kind == Job::Kind::append) {
     const auto logits = std::make_shared<std::vector<float>>();
     last = [done = job.appended, logits, failure = job.failure] {

@@ -26,7 +26,7 @@ struct Handle {
     if (!session) throw Error(ErrorCode::disposed, "The session has been disposed");
     return session;
   }
-  void dispose() {
+  void dispose() noexcept {
     if (const auto closing = std::exchange(session, nullptr)) executor().dispose(closing);
   }
 

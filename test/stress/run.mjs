@@ -212,7 +212,8 @@ async function observer() {
 }
 
 await Promise.all([...Array.from({ length: 12 }, actor), observer()]);
-for (let i = 0; i < 500 && model.memory().sessions > 0; ++i) {
+const held = () => model.memory().sessions + model.memory().caches;
+for (let i = 0; i < 500 && held() > 0; ++i) {
   void collect();
   await sleep(10);
 }
