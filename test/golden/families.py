@@ -71,7 +71,7 @@ LONGROPE = {
     "long_factor": [1.3, 1.9, 2.6, 4.0, 6.5, 8.0],
 }
 
-# As in make.py. `kind`: prefix of transformers' classes. `context`: of the session that the short
+# As in llama.py. `kind`: prefix of transformers' classes. `context`: of the session that the short
 # prompt is for, where that decides the table of positions (longrope).
 MODELS = {
     "mistral": dict(
@@ -277,7 +277,7 @@ def build(spec):
 
 
 def fill(model, seed):
-    """As make.py's, for the names and norms of every class."""
+    """As llama.py's, for the names and norms of every class."""
     random = np.random.RandomState(seed)
     text = model.config.get_text_config()
     one_plus = text.model_type.startswith("gemma")
