@@ -193,11 +193,12 @@ using Floats = std::vector<float>;
 using Ids = std::vector<uint32_t>;
 
 struct Engine {
-  explicit Engine(int32_t threads = 1, uint64_t maxBytes = 0) {
+  explicit Engine(int32_t threads = 1, uint64_t maxBytes = 0,
+                  const ModelConfig& config = tinyConfig()) {
     static const ModelFile file(tinyConfig());
     auto context = DeviceContext::open(Faults::ops(), {threads, nullptr}, maxBytes);
-    model = std::make_shared<Model>(std::move(context), tinyConfig(),
-                                    std::vector<FileSpec>{file.spec()}, file.tensors);
+    model = std::make_shared<Model>(std::move(context), config, std::vector<FileSpec>{file.spec()},
+                                    file.tensors);
     executor = std::make_shared<Executor>(model);
   }
   explicit Engine(std::shared_ptr<Model> loaded)

@@ -47,7 +47,7 @@ std::vector<Run>& undisturbed() {
   return runs;
 }
 
-// The prompt in random pieces, some of them aborted and gone on with.
+// The prompt in random pieces.
 Floats appendInPieces(Engine& engine, const SessionPointer& session, const Ids& ids,
                       std::mt19937& random) {
   Floats logits;
@@ -81,6 +81,41 @@ TEST(batches_chunks_and_threads_change_no_bit) {
       CHECK(sameTokens(engine.generate(session, livelyOptions(), kTokens), run.tokens));
     });
   }
+}
+
+// Rows leave dense layers too, so less can be gone back to.
+TEST(layers_with_windows_of_their_own) {
+  ModelConfig config = tinyConfig();
+  config.windows = {0, 21, 70, 33};
+  int32_t policies = 0;
+  for (const Policy& policy : allPolicies()) {
+    Run run{policy, DType::bf16, randomText(4, 210), {}, {}};
+    const auto size = static_cast<int32_t>(run.prompt.size());
+    {
+      Engine engine(1, 0, config);
+      SessionPointer session;
+      // Consumers must not see further than their source.
+      const auto code = codeOf([&] { session = engine.open(policy, run.storage); });
+      if (code == ErrorCode::invalidArgument && policy.sourceLayer > 0) continue;
+      run.logits = engine.append(session, run.prompt, LogitsWanted::all);
+      run.tokens = engine.generate(session, livelyOptions(), kTokens);
+    }
+    ++policies;
+    Engine engine(2, 0, config);
+    eachInItsThread(3, [&](size_t i) {
+      std::mt19937 random(static_cast<uint32_t>(i));
+      const SessionPointer session = engine.open(policy, run.storage);
+      CHECK(sameBits(appendInPieces(engine, session, run.prompt, random), run.logits));
+      const SessionPointer fork = engine.executor->fork(session, size);
+      CHECK(sameTokens(engine.generate(session, livelyOptions(), kTokens), run.tokens));
+      engine.append(fork, {7, 8, 9});
+      CHECK(codeOf([&] { engine.executor->truncate(fork, 20); }) == ErrorCode::position);
+      engine.executor->truncate(fork, 0);
+      CHECK(sameBits(engine.append(fork, run.prompt, LogitsWanted::all), run.logits));
+      CHECK(sameTokens(engine.generate(fork, livelyOptions(), kTokens), run.tokens));
+    });
+  }
+  CHECK(policies >= 5);
 }
 
 TEST(a_generation_runs_ahead_of_its_reader_by_its_credit) {
