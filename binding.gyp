@@ -2,6 +2,8 @@
   "variables": {
     # One list for both build systems: lines of native/sources.txt without comments.
     "read_sources": "require('fs').readFileSync('native/sources.txt', 'utf8').replace(/#.*/g, '')",
+    # "true" for a binary that also runs on other machines: see docs/building.md.
+    "portable%": "false",
   },
   "targets": [
     {
@@ -30,6 +32,21 @@
         "-isystem <!(node -p \"require('path').dirname(require.resolve('node-addon-api'))\")",
       ],
       "libraries": ["-lpthread", "-ldl"],
+      "conditions": [
+        ["OS=='linux'", {
+          "ldflags": [
+            "-Wl,--version-script=<(module_root_dir)/native/napi/exports.map",
+            "-Wl,--gc-sections",
+            # The pool's threads outlive the worker thread that loaded the addon.
+            "-Wl,-z,nodelete",
+          ],
+        }],
+        ["portable=='true'", {
+          "sources": ["native/napi/old_glibc.cpp"],
+          # Not libgcc: it is node's own, and one unwinder should serve the whole process.
+          "ldflags": ["-static-libstdc++"],
+        }],
+      ],
     },
   ],
 }

@@ -4,8 +4,9 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const made = new Set(['dist', 'build', 'prebuilds']);
 for (const name of readdirSync(root)) {
-  if (name === 'dist' || name === 'build' || name.startsWith('build-')) {
+  if (made.has(name) || name.startsWith('build-')) {
     rmSync(join(root, name), { recursive: true, force: true });
   }
 }
