@@ -111,7 +111,7 @@ function nativeSpec(
   };
 }
 
-// The only variable that is read, for tests of every instruction set.
+// For tests of every instruction set.
 function instructionSet(addon: NativeAddon): string {
   const wanted = process.env.ANCHOR_ISA ?? '';
   const known = addon.instructionSets();

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 // Built, since the tokenizer's worker needs a real file.
 import { openModel } from '../../dist/lib/load.js';
-import { findAddon, version } from '../../lib/binding.js';
+import { version } from '../../lib/binding.js';
 import { estimate } from '../../lib/estimate.js';
 import type { EstimateOptions, LoadOptions } from '../../types/api.js';
 import type { NativeAddon, NativeModelSpec, NativeSessionSpec } from '../../types/native.js';
@@ -315,26 +315,5 @@ describe('estimate', () => {
       error('ERR_INVALID_ARGUMENT', '"context" to be an integer from 1 to 2048'),
     );
     await expect(estimate(folder)).rejects.toEqual(error('ERR_MODEL_NOT_FOUND'));
-  });
-});
-
-describe('the binding', () => {
-  test('names what is missing and the cure', () => {
-    const target = `${process.platform}-${process.arch}`;
-    expect(() => findAddon(folder, version)).toThrow(
-      error('ERR_ADDON', `no native addon for ${target}`),
-    );
-    expect(() => findAddon(folder, version)).toThrow(/build-native\.mjs/);
-  });
-
-  test('tells why an addon cannot be loaded', async () => {
-    await mkdir(join(folder, 'build', 'Release'), { recursive: true });
-    writeFileSync(join(folder, 'build', 'Release', 'anchorcoder.node'), 'none');
-    expect(() => findAddon(folder, version)).toThrow(error('ERR_ADDON', 'cannot be loaded'));
-  });
-
-  test('refuses an addon of another version', () => {
-    const built = fileURLToPath(root);
-    expect(() => findAddon(built, '9.9.9')).toThrow(error('ERR_ADDON', 'the package of 9.9.9'));
   });
 });
