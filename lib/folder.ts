@@ -5,19 +5,17 @@ import type { NativeTensor } from '../types/native.js';
 import { type ModelConfig, parseConfig } from './config.js';
 import { AnchorError, throwIfAborted } from './errors.js';
 import { type Json, readJson, requireFolder } from './files.js';
-import { readGenerationIds } from './generation.js';
+import { type GenerationSettings, readGeneration } from './generation.js';
 import { readWeightFiles, type WeightFiles } from './safetensors.js';
 import { matchTensors } from './tensors.js';
 
 /** A model folder, checked against itself. */
-export interface ModelFolder {
+export interface ModelFolder extends GenerationSettings {
   /** Absolute. */
   path: string;
   /** `config.json` as it is. */
   json: Json;
   config: ModelConfig;
-  bosTokenId: number | undefined;
-  eosTokenIds: number[];
   files: WeightFiles['files'];
   tensors: NativeTensor[];
   weightType: ModelInfo['weightType'];
@@ -39,8 +37,8 @@ export async function readModelFolder(
     throw new AnchorError('ERR_MODEL_NOT_FOUND', message);
   }
   const config = parseConfig(json);
-  const ids = readGenerationIds(await readJson(path, 'generation_config.json'), config);
+  const generation = readGeneration(await readJson(path, 'generation_config.json'), config);
   throwIfAborted(signal);
   const weights = await readWeightFiles(path);
-  return { path, json, config, ...ids, ...matchTensors(config, weights) };
+  return { path, json, config, ...generation, ...matchTensors(config, weights) };
 }

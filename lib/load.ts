@@ -42,7 +42,7 @@ export async function openModel(
     const native = addon();
     const spec = nativeSpec(model, parsed, native);
     const loaded = await loadNative(native, spec, signal);
-    return new ModelHandle(loaded, infoOf(model, spec, loaded, anchors), anchors);
+    return new ModelHandle(loaded, infoOf(model, parsed, spec, loaded, anchors), anchors);
   } catch (error) {
     tokenizer?.dispose();
     throw error;
@@ -79,7 +79,7 @@ export async function inspectFolder(
     };
     const named = anchors.settings.tokens !== undefined || tokenizer !== undefined;
     return {
-      info: infoOf(model, spec, engine, anchors),
+      info: infoOf(model, parsed, spec, engine, anchors),
       anchors,
       anchorIds: named ? [...anchorIds(anchors.settings.tokens, anchors)] : undefined,
       files: model.files,
@@ -145,11 +145,13 @@ function loadNative(
 
 function infoOf(
   model: ModelFolder,
+  { generationConfig }: Parsed<'load'>,
   spec: NativeModelSpec,
   native: Pick<NativeModel, 'instructionSet' | 'threads'>,
   anchors: ModelAnchors,
 ): ModelInfo {
   const { config } = model;
+  const ignores = generationConfig === 'ignore';
   return {
     folder: model.path,
     architecture: config.architecture,
@@ -170,10 +172,15 @@ function infoOf(
     threads: native.threads,
     eosTokenIds: model.eosTokenIds,
     bosTokenId: model.bosTokenId,
+    generationDefaults: ignores ? {} : model.generationDefaults,
     hasTokenizer: anchors.tokenizer !== undefined,
     trainedForAnchors: anchors.trained,
     defaultPolicy: defaultPolicy(anchors),
-    warnings: [...model.warnings, ...anchorWarnings(anchors)],
+    warnings: [
+      ...model.warnings,
+      ...(ignores ? [] : model.generationWarnings),
+      ...anchorWarnings(anchors),
+    ],
   };
 }
 

@@ -136,12 +136,13 @@ export class ModelHandle implements Model {
   }
 
   #forSessions(): SessionModel {
-    const { vocabSize, eosTokenIds, folder } = this.info;
+    const { vocabSize, eosTokenIds, generationDefaults, folder } = this.info;
     const codec = this.#codec;
     const keys = new WeakMap<SessionHandle, WeakKey>();
     return {
       vocabSize,
       eosTokenIds,
+      generationDefaults,
       codec,
       insertId: this.#anchors.insertId,
       adopt: (session) => {

@@ -113,6 +113,7 @@ const loadSchema = strict({
   threads: integer(1, 1024).optional(),
   compute: oneOf('exact', 'bf16').optional(),
   anchors: anchorOptions.optional(),
+  generationConfig: oneOf('model', 'ignore').optional(),
   maxMemory: integer(1).optional(),
   signal: signal.optional(),
 }) satisfies z.ZodType<LoadOptions>;
@@ -168,13 +169,18 @@ const logprobs = z.union([boolean, z.int({ error: logprobsError }).min(0, logpro
   error: logprobsError,
 });
 
+/** How tokens are chosen; generation_config.json may say it too. */
+export const samplingShape = {
+  maxTokens: integer(1, maxCount),
+  temperature: number(0),
+  topK: integer(0, maxCount),
+  topP: positive(1),
+  minP: number(0, 1),
+  repetitionPenalty: positive(),
+};
+
 const generateShape = {
-  maxTokens: integer(1, maxCount).optional(),
-  temperature: number(0).optional(),
-  topK: integer(0, maxCount).optional(),
-  topP: positive(1).optional(),
-  minP: number(0, 1).optional(),
-  repetitionPenalty: positive().optional(),
+  ...z.object(samplingShape).partial().shape,
   seed: seed.optional(),
   stop: stop.optional(),
   stopTokens: ids.optional(),

@@ -5,6 +5,7 @@ import type {
   CacheType,
   Chunk,
   GenerateOptions,
+  GenerationDefaults,
   Session,
   SessionStats,
 } from '../types/api.js';
@@ -14,7 +15,7 @@ import { AnchorError, abortReason, codeOf, fromNative, throwIfAborted } from './
 import { type GenerateHost, generateTokens } from './generate.js';
 import { checkIds, invalid, type Parsed, parseOptions } from './options.js';
 import { sessionStats } from './stats.js';
-import { expected } from './validate.js';
+import { defined, expected } from './validate.js';
 
 const progressMilliseconds = 100;
 
@@ -22,6 +23,7 @@ const progressMilliseconds = 100;
 export interface SessionModel {
   readonly vocabSize: number;
   readonly eosTokenIds: readonly number[];
+  readonly generationDefaults: GenerationDefaults;
   /** Undefined where the folder has no tokenizer. */
   readonly codec: Codec | undefined;
   /** Id of the inserted anchor, -1: none. */
@@ -291,7 +293,8 @@ export class SessionHandle implements Session {
     throw error;
   }
 
-  #generateSpec(options: Parsed<'generate'>): NativeGenerateSpec {
+  #generateSpec(given: Parsed<'generate'>): NativeGenerateSpec {
+    const options = { ...this.#model.generationDefaults, ...defined(given) };
     const { logprobs = false } = options;
     const left = this.contextLength - this.#position;
     return {

@@ -115,6 +115,12 @@ function shorten(text: string): string {
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }
 
+/** The object without its undefined values. */
+export function defined<T extends object>(value: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  const given = Object.entries(value).filter(([, part]) => part !== undefined);
+  return Object.fromEntries(given) as { [K in keyof T]?: Exclude<T[K], undefined> };
+}
+
 /** The known name that `name` is most probably a misspelling of. */
 export function nearest(name: string, known: readonly string[]): string | undefined {
   if (name.length > 60) return undefined;

@@ -78,9 +78,27 @@ export interface LoadOptions {
   /** @default `'bf16'` when the weights are BF16, else `'exact'` */
   compute?: ComputeMode;
   anchors?: AnchorOptions;
+  /**
+   * Whether `generation_config.json` says how tokens are chosen where a call does not; its ends of
+   * text count either way. @default `'model'`
+   */
+  generationConfig?: 'model' | 'ignore';
   /** Bytes that weights, caches and scratch may take together. @default no limit */
   maxMemory?: number;
   signal?: AbortSignal;
+}
+
+/**
+ * Defaults of {@link GenerateOptions} from `generation_config.json`; what the file leaves out or
+ * says wrongly is missing, and so is `temperature` unless the file has `do_sample: true`.
+ */
+export interface GenerationDefaults {
+  readonly maxTokens?: number;
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly repetitionPenalty?: number;
 }
 
 /** What a loaded model is, and how it runs. */
@@ -105,6 +123,8 @@ export interface ModelInfo {
   readonly threads: number;
   readonly eosTokenIds: readonly number[];
   readonly bosTokenId: number | undefined;
+  /** What calls choose tokens by that say nothing else; empty if `generationConfig` ignores it. */
+  readonly generationDefaults: GenerationDefaults;
   readonly hasTokenizer: boolean;
   /** Whether the config says that the model was trained for anchors. */
   readonly trainedForAnchors: boolean;
@@ -145,7 +165,10 @@ export interface AppendOptions {
   signal?: AbortSignal;
 }
 
-/** Options of {@link Session.generate}. */
+/**
+ * Options of {@link Session.generate}. What a call leaves out is
+ * {@link ModelInfo.generationDefaults}, and what these leave out is the default named here.
+ */
 export interface GenerateOptions {
   /** Tokens to generate at most; anchors are not counted. @default what the context has left */
   maxTokens?: number;

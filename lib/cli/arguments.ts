@@ -1,6 +1,7 @@
 /** Texts of the command line to values: numbers, lists, policies. */
 import { InvalidArgumentError } from 'commander';
 import type { AnchorOptions, CachePolicy } from '../../types/api.js';
+import { defined } from '../validate.js';
 import { flagOf, UsageError } from './failure.js';
 
 /** An integer from 0 on. Ranges are the library's business. */
@@ -139,10 +140,4 @@ export function anchorsOf({ insertAnchor, indent }: TextOptions): AnchorOptions 
 // Commander takes null from a parser for a failure, so `none` becomes null here.
 function orNull<T>(value: T | 'none'): T | null {
   return value === 'none' ? null : value;
-}
-
-/** The object without its undefined values. */
-export function defined<T extends object>(value: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  const given = Object.entries(value).filter(([, part]) => part !== undefined);
-  return Object.fromEntries(given) as { [K in keyof T]?: Exclude<T[K], undefined> };
 }

@@ -1,19 +1,19 @@
 /** The command `inspect`: what a model folder holds, and what the engine makes of it. */
 import type { Command } from 'commander';
-import type { CachePolicy, CacheType } from '../../types/api.js';
+import type { CachePolicy, CacheType, ModelInfo } from '../../types/api.js';
 import { estimate } from '../estimate.js';
 import { type Inspection, inspectFolder } from '../load.js';
 import { parseOptions } from '../options.js';
 import { describe } from '../policy.js';
+import { defined } from '../validate.js';
 import {
   anchorsOf,
-  defined,
   type PolicyOptions,
   parseNumber,
   policyOf,
   type TextOptions,
 } from './arguments.js';
-import { UsageError } from './failure.js';
+import { flagOf, UsageError } from './failure.js';
 import {
   bytes,
   count,
@@ -167,6 +167,7 @@ function folderRows({ info, files, anchors }: Report): string[][] {
     ['weights', `${info.weightType}, ${bytes(info.weightBytes)} in ${many(files.length, 'file')}`],
     ['tokenizer', info.hasTokenizer ? 'tokenizer.json' : 'none: ids only, no text'],
     ['anchors', anchorWords(anchors)],
+    ['sampling', samplingWords(info)],
   ];
 }
 
@@ -175,6 +176,13 @@ function anchorWords({ trained, ids, inserted }: Report['anchors']): string {
   if (ids) words.push(ids.length <= 8 ? `ids ${numbers(ids)}` : `${many(ids.length, 'id')}`);
   if (inserted !== null) words.push(`${inserted} is inserted after every newline`);
   return words.join('; ');
+}
+
+function samplingWords({ generationDefaults: defaults }: ModelInfo): string {
+  const named = Object.entries(defaults).filter(([name]) => name !== 'temperature');
+  const words = named.map(([name, value]) => `${flagOf(name).slice(2)} ${value}`);
+  const { temperature = 0 } = defaults;
+  return [temperature > 0 ? `temperature ${temperature}` : 'greedy', ...words].join(', ');
 }
 
 function engineRows({ info }: Report): string[][] {

@@ -1,6 +1,6 @@
 // The command line as people run it: a process of its own, with the built files.
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -123,6 +123,24 @@ describe('generate', () => {
     expect(reports[4]).toMatchObject({ cacheType: 'int8', model: { compute: 'exact' } });
     expect(results[0]?.stderr).toContain('under the policy "full" it is approximated');
     expect(results[3]?.stderr).not.toContain('approximated');
+  });
+
+  test('generation_config.json has defaults, which options and --generation-config override', async () => {
+    const copy = mkdtempSync(join(folder, 'sampling-'));
+    cpSync(model, copy, { recursive: true });
+    const values = { eos_token_id: 0, do_sample: true, temperature: 0.8, max_new_tokens: 5 };
+    writeFileSync(join(copy, 'generation_config.json'), JSON.stringify(values));
+    const json = async (...args: string[]) => {
+      const own = ['generate', '--model', copy, '--json', '--quiet', '--seed', '3'];
+      return JSON.parse((await run([...own, ...args, prompt])).stdout);
+    };
+    expect(await json()).toMatchObject({ usage: { completionTokens: 5 }, seed: 3 });
+    const greedy = await json('--temperature', '0', '--max-tokens', '6');
+    expect(greedy).toMatchObject({ usage: { completionTokens: 6 }, seed: null });
+    const ignored = await json('--generation-config', 'ignore', '--max-tokens', '6');
+    expect(ignored.text).toBe(greedy.text);
+    const { stdout } = await run(['inspect', copy]);
+    expect(stdout).toMatch(/^sampling +temperature 0.8, max-tokens 5$/m);
   });
 
   test('Ctrl-C ends the text where it is: figures, and exit code 130', async () => {

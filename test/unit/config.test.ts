@@ -2,7 +2,7 @@
 import { describe, expect, test } from '@jest/globals';
 import { type ModelConfig, parseConfig } from '../../lib/config.js';
 import type { Json } from '../../lib/files.js';
-import { readGenerationIds } from '../../lib/generation.js';
+import { readGeneration } from '../../lib/generation.js';
 import type { TensorEntry } from '../../lib/safetensors.js';
 import { matchTensors } from '../../lib/tensors.js';
 
@@ -122,21 +122,50 @@ describe('config.json', () => {
 describe('generation_config.json', () => {
   const config = parseConfig(v4);
 
-  test('wins over config.json, and may be missing', () => {
-    expect(readGenerationIds({ eos_token_id: 5 }, config)).toEqual({
-      bosTokenId: 1,
-      eosTokenIds: [5],
+  const read = (json?: Record<string, unknown>) => readGeneration(json, config);
+
+  test('its ids win over those of config.json, and may be missing', () => {
+    expect(read({ eos_token_id: 5 })).toMatchObject({ bosTokenId: 1, eosTokenIds: [5] });
+    const both = { eos_token_id: [5, 6], bos_token_id: 0 };
+    expect(read(both)).toMatchObject({ bosTokenId: 0, eosTokenIds: [5, 6] });
+    expect(read({})).toMatchObject({ bosTokenId: 1, eosTokenIds: [2, 3] });
+    expect(read()).toEqual({
+      ...{ bosTokenId: 1, eosTokenIds: [2, 3], generationDefaults: {}, generationWarnings: [] },
     });
-    expect(readGenerationIds({ eos_token_id: [5, 6], bos_token_id: 0 }, config)).toEqual({
-      bosTokenId: 0,
-      eosTokenIds: [5, 6],
+  });
+
+  test('its sampling values are defaults; without do_sample there is no temperature', () => {
+    const values = { temperature: 0.6, top_k: 20, top_p: 0.95, min_p: 0.1, max_new_tokens: 99 };
+    const others = { topK: 20, topP: 0.95, minP: 0.1, maxTokens: 99 };
+    const defaults = (json: Record<string, unknown>) => read(json).generationDefaults;
+    expect(defaults({ ...values, do_sample: true })).toEqual({ temperature: 0.6, ...others });
+    expect(defaults(values)).toEqual(others);
+    expect(defaults({ ...values, do_sample: false })).toEqual(others);
+    expect(defaults({ do_sample: true, top_k: null })).toEqual({ temperature: 1 });
+    expect(defaults({ repetition_penalty: 1.1, max_length: 20 })).toEqual({
+      repetitionPenalty: 1.1,
     });
-    expect(readGenerationIds(undefined, config)).toEqual({ bosTokenId: 1, eosTokenIds: [2, 3] });
+  });
+
+  test.each<[string, unknown, string]>([
+    ['do_sample', 'yes', 'a boolean, but received "yes" (string)'],
+    ['temperature', -1, 'a number from 0 and up, but received -1 (number)'],
+    ['top_k', -1, 'an integer from 0 to 2147483647, but received -1 (number)'],
+    ['top_p', 0, 'a number above 0 and up to 1, but received 0 (number)'],
+    ['min_p', [0.1], 'a number from 0 to 1, but received [0.1] (array)'],
+    ['repetition_penalty', '1.1', 'a number above 0, but received "1.1" (string)'],
+    ['max_new_tokens', 0, 'an integer from 1 to 2147483647, but received 0 (number)'],
+  ])('a wrong %s is ignored, and a warning says so', (word, value, words) => {
+    const { generationDefaults, generationWarnings } = read({ do_sample: true, [word]: value });
+    expect(generationDefaults).toEqual(word === 'do_sample' ? {} : { temperature: 1 });
+    const sentence = `Expected "${word}" in generation_config.json to be ${words}; it is ignored`;
+    expect(generationWarnings).toEqual([sentence]);
   });
 
   test('names ids of the vocabulary', () => {
-    const read = () => readGenerationIds({ eos_token_id: [99] }, config);
-    expect(read).toThrow(error('ERR_MODEL_INVALID', '"eos_token_id" in generation_config.json'));
+    expect(() => read({ eos_token_id: [99] })).toThrow(
+      error('ERR_MODEL_INVALID', '"eos_token_id" in generation_config.json'),
+    );
   });
 });
 

@@ -3,6 +3,7 @@ import { resolveAnchors } from '../../lib/anchors.js';
 import { Codec } from '../../lib/codec.js';
 import { SessionHandle, type SessionModel } from '../../lib/session.js';
 import type { Tokenizer } from '../../lib/tokenizer.js';
+import type { GenerationDefaults } from '../../types/api.js';
 import type {
   LogitsWanted,
   NativeBatch,
@@ -228,8 +229,16 @@ export interface FakeModel {
 /** A session on a scripted engine, whose text begins with the given ids. */
 export function fakeSession(
   words: readonly (string | Uint8Array)[] | undefined,
-  { text = [0], insert, indent, contextLength = 100, vocabSize = words?.length ?? 10 } = {} as {
+  {
+    text = [0],
+    defaults = {},
+    insert,
+    indent,
+    contextLength = 100,
+    vocabSize = words?.length ?? 10,
+  } = {} as {
     text?: number[];
+    defaults?: GenerationDefaults;
     insert?: number;
     indent?: 'none' | 'tab4';
     contextLength?: number;
@@ -243,6 +252,7 @@ export function fakeSession(
   const model: SessionModel = {
     vocabSize,
     eosTokenIds: [0],
+    generationDefaults: defaults,
     codec,
     insertId: anchors.insertId,
     adopt: () => {},

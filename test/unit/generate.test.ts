@@ -47,6 +47,15 @@ describe('generate', () => {
     expect(fake.native.spec).toMatchObject({ ...given, maxTokens: 48, seed: 7n, topLogprobs: 2 });
   });
 
+  test('takes what the call says, then what the model says', async () => {
+    const defaults = { temperature: 0.6, topK: 20, repetitionPenalty: 1.2, maxTokens: 7 };
+    const fake = fakeSession(words, { defaults });
+    await collect(fake, [A]);
+    expect(fake.native.spec).toMatchObject({ ...defaults, topP: 1, minP: 0 });
+    await collect(fake, [A], { temperature: 0, topK: undefined, maxTokens: 3 } as GenerateOptions);
+    expect(fake.native.spec).toMatchObject({ ...defaults, temperature: 0, maxTokens: 3 });
+  });
+
   test('forces the inserted anchor and bans ids that it could not follow', async () => {
     const fake = fakeSession(words, { insert: ANCHOR });
     const { chunks, text } = await collect(fake, [A, LINE, B], { logprobs: true });

@@ -1,5 +1,5 @@
 // From a folder to what the addon is asked for, on a scripted addon.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { copyFile, cp, mkdir, readFile, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { openModel } from '../../dist/lib/load.js';
 import { version } from '../../lib/binding.js';
 import { estimate } from '../../lib/estimate.js';
-import type { EstimateOptions, LoadOptions } from '../../types/api.js';
+import type { EstimateOptions, GenerateOptions, LoadOptions, Model } from '../../types/api.js';
 import type { NativeAddon, NativeModelSpec, NativeSessionSpec } from '../../types/native.js';
 import { FakeSession, nativeError } from './fake.js';
 
@@ -202,6 +202,29 @@ describe('other folders', () => {
     await expect(model.complete([1], { anchors: 'forced' })).rejects.toEqual(
       error('ERR_NO_TOKENIZER', 'Forcing anchors'),
     );
+  });
+
+  test('say how tokens are chosen, unless that is ignored', async () => {
+    for (const name of ['config.json', 'model.safetensors']) {
+      copyFileSync(join(golden('tinyllama'), name), join(folder, name));
+    }
+    const generation = { do_sample: true, top_k: 7, top_p: 'all', eos_token_id: [3, 4] };
+    writeFileSync(join(folder, 'generation_config.json'), JSON.stringify(generation));
+    using model = await open(folder);
+    const specOf = async (model: Model, options?: GenerateOptions) => {
+      addon.script = [5];
+      await model.complete([1, 2], options);
+      return addon.sessions.at(-1)?.native.spec;
+    };
+    expect(model.info.generationDefaults).toEqual({ temperature: 1, topK: 7 });
+    expect(model.info.warnings).toEqual([expect.stringContaining('"top_p"')]);
+    expect(await specOf(model)).toMatchObject({ temperature: 1, topK: 7, topP: 1 });
+    const own = { temperature: 0.2, topK: 0 };
+    expect(await specOf(model, own)).toMatchObject(own);
+    using greedy = await open(folder, { generationConfig: 'ignore' });
+    expect(greedy.info).toMatchObject({ generationDefaults: {}, warnings: [] });
+    const eosIds = Uint32Array.of(3, 4);
+    expect(await specOf(greedy)).toMatchObject({ temperature: 0, topK: 0, eosIds });
   });
 
   test('that are none are named', async () => {
