@@ -5,6 +5,7 @@ import { AnchorError, codeOf } from './errors.js';
 import { type ByteTable, type NewlineIds, stripsFirstBlank } from './tokenizer-bytes.js';
 import { type AnchorSettings, Encoder, type EncodeSettings } from './tokenizer-encode.js';
 import { readTokenizerFiles } from './tokenizer-files.js';
+import type { Reply } from './worker-client.js';
 
 /** What the worker is asked. `tokenizer` is the caller's number for an opened folder. */
 export type Request =
@@ -21,11 +22,6 @@ export interface Opened {
   added: [content: string, id: number][];
   stripsFirstBlank: boolean;
 }
-
-/** An answer to the request with the same number. */
-export type Reply =
-  | { number: number; value: unknown }
-  | { number: number; error: { code: ErrorCode; message: string; stack: string | undefined } };
 
 const encoders = new Map<number, Encoder>();
 

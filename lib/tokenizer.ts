@@ -3,9 +3,11 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { AnchorError } from './errors.js';
 import type { NewlineIds } from './tokenizer-bytes.js';
-import { WorkerClient } from './tokenizer-client.js';
 import { OTHER_VOCABULARIES } from './tokenizer-files.js';
 import type { Opened, Request } from './tokenizer-worker.js';
+import { WorkerClient } from './worker-client.js';
+
+type Client = WorkerClient<Request>;
 
 export interface EncodeOptions {
   /** Text such as `<|endoftext|>` becomes the control token. @default false */
@@ -50,7 +52,10 @@ export interface Tokenizer {
 /** Longest text in UTF-16 units: the time of any text stays bounded, seconds at this length. */
 const LONGEST_TEXT = 2 ** 24;
 
-const shared = new WorkerClient(new URL('./tokenizer-worker.js', import.meta.url));
+const shared: Client = new WorkerClient(
+  new URL('./tokenizer-worker.js', import.meta.url),
+  'tokenizer',
+);
 let numbers = 0;
 
 /** The worker's side of a tokenizer; opened again in a new worker when the old one died. */
@@ -61,7 +66,7 @@ class Remote {
   private disposed = false;
 
   constructor(
-    private readonly client: WorkerClient,
+    private readonly client: Client,
     private readonly folder: string,
     private readonly vocabSize: number,
   ) {
@@ -190,7 +195,7 @@ function settingsOf(text: string, options: EncodeOptions) {
 export async function openTokenizer(
   folder: string,
   vocabSize: number,
-  client: WorkerClient = shared,
+  client: Client = shared,
 ): Promise<Tokenizer | undefined> {
   if (!existsSync(join(folder, 'tokenizer.json'))) {
     const others = OTHER_VOCABULARIES.filter((name) => existsSync(join(folder, name)));

@@ -8,7 +8,10 @@ import { promisify } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { openTokenizer, type Tokenizer } from '../../dist/lib/tokenizer.js';
-import { WorkerClient } from '../../dist/lib/tokenizer-client.js';
+import type { Request } from '../../dist/lib/tokenizer-worker.js';
+import { WorkerClient } from '../../dist/lib/worker-client.js';
+
+type Client = WorkerClient<Request>;
 
 const shipped = fileURLToPath(new URL('../../models/anchor-code-23m', import.meta.url));
 const built = new URL('../../dist/lib/', import.meta.url);
@@ -26,7 +29,7 @@ function file(name: string, text: string): string {
   return path;
 }
 
-async function opened(client?: WorkerClient): Promise<Tokenizer> {
+async function opened(client?: Client): Promise<Tokenizer> {
   const tokenizer = await openTokenizer(shipped, 8192, client);
   if (!tokenizer) throw new Error('no tokenizer');
   return tokenizer;
@@ -115,7 +118,7 @@ test('many requests at once are answered each by itself', async () => {
 
 describe('a worker that dies', () => {
   // The real worker behind a door that words in the text can slam.
-  function fragile(): WorkerClient {
+  function fragile(): Client {
     const door = file(
       'door.mjs',
       `import { parentPort } from 'node:worker_threads';
@@ -134,7 +137,7 @@ describe('a worker that dies', () => {
       `import '${pathToFileURL(door).href}';
        import '${new URL('tokenizer-worker.js', built).href}';`,
     );
-    return new WorkerClient(pathToFileURL(path));
+    return new WorkerClient(pathToFileURL(path), 'tokenizer');
   }
 
   test.each([
@@ -168,7 +171,7 @@ describe('a worker that dies', () => {
   });
 
   test('with its file missing says so', async () => {
-    const client = new WorkerClient(pathToFileURL(join(scratch, 'none.mjs')));
+    const client = new WorkerClient<Request>(pathToFileURL(join(scratch, 'none.mjs')), 'tokenizer');
     await expect(opened(client)).rejects.toMatchObject({ name: 'AnchorError', code: 'ERR_ADDON' });
   });
 });

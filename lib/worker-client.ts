@@ -1,7 +1,12 @@
 /** Asks a worker thread, one request at a time or many, and outlives it. */
 import { Worker } from 'node:worker_threads';
+import type { ErrorCode } from '../types/api.js';
 import { AnchorError, codeOf } from './errors.js';
-import type { Reply, Request } from './tokenizer-worker.js';
+
+/** An answer to the request with the same number. */
+export type Reply =
+  | { number: number; value: unknown }
+  | { number: number; error: { code: ErrorCode; message: string; stack: string | undefined } };
 
 interface Pending {
   resolve(value: unknown): void;
@@ -12,14 +17,18 @@ interface Pending {
  * A worker that starts with the first request and keeps the process alive only while an answer is
  * due. When it dies, the requests that wait are rejected; the next one starts another worker.
  */
-export class WorkerClient {
+export class WorkerClient<Request extends object> {
   private worker: Worker | undefined;
   private readonly pending = new Map<number, Pending>();
   private numbers = 0;
   private starts = 0;
   private users = 0;
 
-  constructor(private readonly file: URL) {}
+  /** `name` is what the worker is called: in its thread's name and where it fails. */
+  constructor(
+    private readonly file: URL,
+    private readonly name: string,
+  ) {}
 
   /** Number of the present worker, 0 for none. What an earlier one knew is lost. */
   get generation(): number {
@@ -56,7 +65,7 @@ export class WorkerClient {
   private start(): Worker {
     if (this.worker) return this.worker;
     // Options of the process, such as loaders or --input-type, are not meant for our file.
-    const worker = new Worker(this.file, { name: 'anchorcoder tokenizer', execArgv: [] });
+    const worker = new Worker(this.file, { name: `anchorcoder ${this.name}`, execArgv: [] });
     worker.unref();
     worker.on('message', (reply: Reply) => this.settle(worker, reply));
     worker.on('error', (error) => this.lose(worker, error));
@@ -90,7 +99,7 @@ export class WorkerClient {
     const memory = codeOf(cause) === 'ERR_WORKER_OUT_OF_MEMORY';
     const error = new AnchorError(
       memory ? 'ERR_OUT_OF_MEMORY' : 'ERR_ADDON',
-      `The tokenizer's worker thread failed: ${(cause as Error).message}`,
+      `The ${this.name}'s worker thread failed: ${(cause as Error).message}`,
       { cause },
     );
     const waiting = [...this.pending.values()];
