@@ -39,6 +39,14 @@ export class ModelHandle implements Model {
     this.#shared = this.#forSessions();
   }
 
+  /** What `compare` needs beside the public interface. @throws `ERR_INVALID_ARGUMENT` */
+  static partsOf(model: unknown): { insertId: number; codec: Codec | undefined } {
+    if (typeof model === 'object' && model !== null && #anchors in model) {
+      return { insertId: model.#anchors.insertId, codec: model.#codec };
+    }
+    throw invalid('the model', 'one that this package has loaded', model);
+  }
+
   async tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array> {
     this.#guard();
     const parsed = parseOptions.tokenize(options);

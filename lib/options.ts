@@ -5,6 +5,8 @@ import type {
   AppendOptions,
   CachePolicy,
   Chunk,
+  CompareOptions,
+  ComparisonCase,
   EstimateOptions,
   GenerateOptions,
   LoadOptions,
@@ -197,6 +199,35 @@ const completeSchema = strict({
   onChunk: callback<(chunk: Chunk) => void>().optional(),
 });
 
+const compareSchema = strict({
+  parseSpecial: boolean.optional(),
+  chunkTokens: integer(1, maxCount).optional(),
+  decodeTokens: integer(2, maxCount).optional(),
+  onProgress: callback<NonNullable<CompareOptions['onProgress']>>().optional(),
+  signal: signal.optional(),
+}) satisfies z.ZodType<CompareOptions>;
+
+const caseSchema = strict({
+  name: element.optional(),
+  policy: policy.optional(),
+  cacheType: cacheType.optional(),
+}) satisfies z.ZodType<ComparisonCase>;
+
+const casesError = 'a list of one case or more';
+const argumentsSchema = strict({
+  cases: z.array(caseSchema, { error: casesError }).min(1, casesError),
+});
+const argumentScope = {
+  thing: 'argument',
+  whole: 'arguments',
+  code: 'ERR_INVALID_ARGUMENT',
+} as const;
+
+/** The cases of a comparison, checked one by one. @throws `ERR_INVALID_ARGUMENT` */
+export function parseCases(cases: unknown): ComparisonCase[] {
+  return check(argumentsSchema, { cases }, argumentScope).cases;
+}
+
 /** Options of every call, checked. @throws `ERR_INVALID_ARGUMENT` with a sentence per problem */
 export const parseOptions = {
   load: (options: unknown = {}) => check(loadSchema, options),
@@ -206,6 +237,7 @@ export const parseOptions = {
   append: (options: unknown = {}) => check(appendSchema, options),
   generate: (options: unknown = {}) => check(generateSchema, options),
   complete: (options: unknown = {}) => check(completeSchema, options),
+  compare: (options: unknown = {}) => check(compareSchema, options),
 };
 
 /** Checked options of {@link parseOptions}. */

@@ -1,4 +1,5 @@
 /** The public interface of `anchorcoder`. Shapes are (outer, ..., inner); sizes are in bytes. */
+export type * from './compare.js';
 
 /** Stable `code` of an `AnchorError`. */
 export type ErrorCode =
