@@ -101,7 +101,8 @@ class Reader {
   async decode(maxTokens: number, signal: AbortSignal | undefined): Promise<number | undefined> {
     let count = 0;
     let first = 0;
-    for await (const _ of this.session.generate({ maxTokens, stopTokens: [], signal })) {
+    const greedy = { temperature: 0, repetitionPenalty: 1, stopTokens: [] };
+    for await (const _ of this.session.generate({ ...greedy, maxTokens, signal })) {
       if (count++ === 0) first = performance.now();
     }
     return count < 2 ? undefined : (1000 * (count - 1)) / (performance.now() - first);
