@@ -5,6 +5,7 @@ import { anchorIds, type ModelAnchors, resolveAnchors } from './anchors.js';
 import { loadAddon } from './binding.js';
 import { nativeConfig } from './engine.js';
 import { AnchorError, abortReason, fromNative, throwIfAborted } from './errors.js';
+import { fimOrder } from './fill-in-the-middle.js';
 import { type ModelFolder, readModelFolder } from './folder.js';
 import { ModelHandle } from './model.js';
 import { checkFolder, type Parsed, parseOptions } from './options.js';
@@ -174,6 +175,7 @@ function infoOf(
     bosTokenId: model.bosTokenId,
     generationDefaults: ignores ? {} : model.generationDefaults,
     hasTokenizer: anchors.tokenizer !== undefined,
+    fillInTheMiddle: fimOrder(anchors),
     trainedForAnchors: anchors.trained,
     defaultPolicy: defaultPolicy(anchors),
     warnings: [

@@ -1,8 +1,10 @@
 /** A loaded model. */
 import type {
-  Chunk,
+  CompleteOptions,
   Completion,
-  GenerateOptions,
+  FillInTheMiddleOptions,
+  FillInTheMiddlePrompt,
+  FillInTheMiddleText,
   Model,
   ModelInfo,
   ModelMemory,
@@ -14,11 +16,10 @@ import type { NativeModel } from '../types/native.js';
 import type { ModelAnchors } from './anchors.js';
 import { Codec } from './codec.js';
 import { AnchorError, fromNative } from './errors.js';
-import { checkIds, checkText, invalid, parseOptions } from './options.js';
+import { fillInTheMiddle } from './fill-in-the-middle.js';
+import { checkFimText, checkIds, checkText, invalid, parseOptions } from './options.js';
 import { describe, nativePolicy } from './policy.js';
 import { SessionHandle, type SessionModel } from './session.js';
-
-type CompleteOptions = GenerateOptions & SessionOptions & { onChunk?: (chunk: Chunk) => void };
 
 export class ModelHandle implements Model {
   readonly info: ModelInfo;
@@ -65,6 +66,17 @@ export class ModelHandle implements Model {
     return codec.decode(checkIds(ids, this.info.vocabSize, 'list'));
   }
 
+  async fillInTheMiddle(
+    text: FillInTheMiddleText,
+    options?: FillInTheMiddleOptions,
+  ): Promise<FillInTheMiddlePrompt> {
+    this.#guard();
+    const parsed = parseOptions.fillInTheMiddle(options);
+    const checked = checkFimText(text);
+    const codec = this.#shared.requireCodec('"fillInTheMiddle"');
+    return fillInTheMiddle(checked, parsed, codec, { ...this.info, anchors: this.#anchors });
+  }
+
   createSession(options?: SessionOptions): Session {
     return this.#open(parseOptions.session(options));
   }
@@ -74,13 +86,15 @@ export class ModelHandle implements Model {
     options?: CompleteOptions,
   ): Promise<Completion> {
     const parsed = parseOptions.complete(options);
-    const { contextLength, policy, cacheType, onChunk, ...generation } = parsed;
+    const { contextLength, policy, cacheType, onChunk, suffix, ...generation } = parsed;
     const { signal } = generation;
     const started = performance.now();
     using session = this.#open({ contextLength, policy, cacheType });
+    const hole = suffix === undefined ? undefined : await this.#around(prompt, suffix);
+    if (hole) generation.stopTokens ??= [...hole.stopTokens];
     // Before the prompt is read, since reading may take long.
     const chunks = session.generate(generation);
-    await session.append(prompt, { signal });
+    await session.append(hole?.ids ?? prompt, { signal });
     const promptIds = session.position;
     const read = performance.now();
     const text: string[] = [];
@@ -120,6 +134,13 @@ export class ModelHandle implements Model {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  async #around(prompt: unknown, suffix: string): Promise<FillInTheMiddlePrompt> {
+    return this.fillInTheMiddle({
+      prefix: checkText(prompt, 'the prompt before a suffix'),
+      suffix,
+    });
   }
 
   #guard(): void {

@@ -7,14 +7,18 @@ import type {
   Chunk,
   CompareOptions,
   ComparisonCase,
+  CompleteOptions,
   EstimateOptions,
+  FillInTheMiddleOptions,
+  FillInTheMiddleText,
   GenerateOptions,
   LoadOptions,
   SessionOptions,
   TokenizeOptions,
 } from '../types/api.js';
 import { AnchorError } from './errors.js';
-import { check, expected, integer, oneOf, strict } from './validate.js';
+import { PREFIX, SUFFIX } from './fim-families.js';
+import { check, expected, integer, oneOf, optionScope, strict } from './validate.js';
 
 const maxId = 2 ** 32 - 1;
 const maxCount = 2 ** 31 - 1;
@@ -196,8 +200,27 @@ const generateSchema = strict(generateShape) satisfies z.ZodType<GenerateOptions
 const completeSchema = strict({
   ...generateShape,
   ...sessionShape,
+  suffix: z.string({ error: 'a string' }).optional(),
   onChunk: callback<(chunk: Chunk) => void>().optional(),
-});
+}) satisfies z.ZodType<CompleteOptions>;
+
+const fimTextSchema = strict({
+  prefix: z.string({ error: 'a string' }),
+  suffix: z.string({ error: 'a string' }),
+}) satisfies z.ZodType<FillInTheMiddleText>;
+
+const formatError = 'token texts or ids with "{prefix}" and "{suffix}" once each';
+const formatParts = z.array(z.union([z.string().min(1), id()]), { error: formatError });
+
+const fimSchema = strict({
+  order: oneOf('psm', 'spm').optional(),
+  format: formatParts
+    .refine(
+      (parts) => [PREFIX, SUFFIX].every((text) => parts.filter((p) => p === text).length === 1),
+      { error: formatError },
+    )
+    .optional(),
+}) satisfies z.ZodType<FillInTheMiddleOptions>;
 
 const compareSchema = strict({
   parseSpecial: boolean.optional(),
@@ -238,10 +261,16 @@ export const parseOptions = {
   generate: (options: unknown = {}) => check(generateSchema, options),
   complete: (options: unknown = {}) => check(completeSchema, options),
   compare: (options: unknown = {}) => check(compareSchema, options),
+  fillInTheMiddle: (options: unknown = {}) => check(fimSchema, options),
 };
 
 /** Checked options of {@link parseOptions}. */
 export type Parsed<K extends keyof typeof parseOptions> = ReturnType<(typeof parseOptions)[K]>;
+
+/** Checks a text with a hole. @throws `ERR_INVALID_ARGUMENT` */
+export function checkFimText(value: unknown): FillInTheMiddleText {
+  return check(fimTextSchema, value, { ...optionScope, thing: 'text', whole: 'the texts' });
+}
 
 /** An `ERR_INVALID_ARGUMENT` of the usual form. */
 export function invalid(name: string, expectation: string, received: unknown): AnchorError {

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { AnchorError } from './errors.js';
+import { fimTokens } from './fim-families.js';
 
 /** A token outside the ordinary vocabulary. */
 export interface AddedToken {
@@ -81,7 +82,9 @@ function contentOf(value: unknown): string | undefined {
 function namedTokens(config: Json): string[] {
   const named: unknown[] = [];
   for (const [key, value] of Object.entries(config)) {
-    if (/^(bos|eos|unk|sep|pad|cls|mask)_token$/.test(key)) named.push(value);
+    if (/^(bos|eos|unk|sep|pad|cls|mask|prefix|middle|suffix|eot)_token$/.test(key)) {
+      named.push(value);
+    }
     // transformers 5 spells it extra_special_tokens, and lists may be objects by name.
     if (!/^(additional|extra)_special_tokens$/.test(key)) continue;
     if (Array.isArray(value)) named.push(...value);
@@ -207,6 +210,8 @@ function mergeAdded(folder: string, files: Record<string, Json | undefined>, mod
   }
   // Named nowhere but in added_tokens.json it would count as text, which an anchor never is.
   merged.markSpecial(ANCHOR);
+  // Some tokenizers list the marks around a hole as text, and text is what they never are.
+  for (const mark of fimTokens) if (merged.tokens.has(mark)) merged.markSpecial(mark);
   return [...merged.tokens.values()].sort((a, b) => a.id - b.id);
 }
 

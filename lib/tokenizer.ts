@@ -40,6 +40,8 @@ export interface Tokenizer {
   isControl(id: number): boolean;
   /** Id of a control or added token, or of a text that is one token. */
   idOf(text: string): number | undefined;
+  /** Id of a control or added token; unlike `idOf` it looks at nothing else. */
+  addedIdOf(text: string): number | undefined;
   newlines(): NewlineIds;
   /** Text of ids anywhere in a text; control tokens are left out. */
   decode(ids: ArrayLike<number>): string;
@@ -147,6 +149,10 @@ class OpenTokenizer implements Tokenizer {
       if (end - start === wanted.length && wanted.equals(bytes.subarray(start, end))) return id;
     }
     return undefined;
+  }
+
+  addedIdOf(text: string): number | undefined {
+    return this.added.get(text);
   }
 
   newlines(): NewlineIds {

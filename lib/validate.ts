@@ -12,7 +12,12 @@ export interface Scope {
   code: ErrorCode;
 }
 
-const optionScope: Scope = { thing: 'option', whole: 'options', code: 'ERR_INVALID_ARGUMENT' };
+/** Of options of a call. */
+export const optionScope: Scope = {
+  thing: 'option',
+  whole: 'options',
+  code: 'ERR_INVALID_ARGUMENT',
+};
 
 /**
  * An object without unknown keys. Every message of a schema is the end of "Expected ... to be", so

@@ -1,5 +1,13 @@
 /** The public interface of `anchorcoder`. Shapes are (outer, ..., inner); sizes are in bytes. */
+import type {
+  FillInTheMiddleOptions,
+  FillInTheMiddlePrompt,
+  FillInTheMiddleText,
+  FimOrder,
+} from './prompts.js';
+
 export type * from './compare.js';
+export type * from './prompts.js';
 
 /** Stable `code` of an `AnchorError`. */
 export type ErrorCode =
@@ -127,6 +135,8 @@ export interface ModelInfo {
   /** What calls choose tokens by that say nothing else; empty if `generationConfig` ignores it. */
   readonly generationDefaults: GenerationDefaults;
   readonly hasTokenizer: boolean;
+  /** Order of {@link Model.fillInTheMiddle}; undefined where the model has no marks for it. */
+  readonly fillInTheMiddle: FimOrder | undefined;
   /** Whether the config says that the model was trained for anchors. */
   readonly trainedForAnchors: boolean;
   /** Policy of a session that names none. */
@@ -220,6 +230,17 @@ export interface Chunk {
   finish?: 'stop' | 'length';
 }
 
+/** Options of {@link Model.complete}. */
+export interface CompleteOptions extends GenerateOptions, SessionOptions {
+  /**
+   * The text behind the completion: fills in the middle, and the prompt, a text, is what is before
+   * it. The ids that end a middle are then `stopTokens` by default.
+   */
+  suffix?: string;
+  /** Called with every token, before the next one is taken. */
+  onChunk?: (chunk: Chunk) => void;
+}
+
 /** What {@link Model.complete} gives. */
 export interface Completion {
   text: string;
@@ -278,13 +299,23 @@ export interface Model {
   tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array>;
   /** Text of ids; anchors and control tokens are left out. @throws `ERR_NO_TOKENIZER` */
   detokenize(ids: ArrayLike<number>): string;
+  /**
+   * A prompt for the text between a prefix and a suffix, in the marks that the model's vocabulary
+   * has. The texts are never parsed for control tokens.
+   * @throws `ERR_MODEL_UNSUPPORTED` where there are no marks, `ERR_CONTEXT_LENGTH`,
+   * `ERR_NO_TOKENIZER`, `ERR_INVALID_ARGUMENT`
+   */
+  fillInTheMiddle(
+    text: FillInTheMiddleText,
+    options?: FillInTheMiddleOptions,
+  ): Promise<FillInTheMiddlePrompt>;
   /** An empty session. @throws `ERR_INVALID_ARGUMENT`, `ERR_NO_TOKENIZER`, `ERR_OUT_OF_MEMORY` */
   createSession(options?: SessionOptions): Session;
-  /** A session of its own for one prompt: reads it, generates, disposes. */
-  complete(
-    prompt: string | ArrayLike<number>,
-    options?: GenerateOptions & SessionOptions & { onChunk?: (chunk: Chunk) => void },
-  ): Promise<Completion>;
+  /**
+   * A session of its own for one prompt: reads it, generates, disposes. Throws what `append`,
+   * `generate` and, with a `suffix`, `fillInTheMiddle` throw.
+   */
+  complete(prompt: string | ArrayLike<number>, options?: CompleteOptions): Promise<Completion>;
   /** What the model holds now. */
   memory(): ModelMemory;
   /** Aborts running calls and frees the memory, its sessions' too. Idempotent. */

@@ -43,6 +43,11 @@ export class FakeTokenizer implements Tokenizer {
     return id < 0 ? undefined : id;
   }
 
+  addedIdOf(text: string): number | undefined {
+    const id = this.idOf(text);
+    return id !== undefined && this.isControl(id) ? id : undefined;
+  }
+
   // Greedy: the longest word that the text goes on with.
   async encode(text: string, options: { addSpecial?: boolean } = {}): Promise<Uint32Array> {
     this.calls.push(options);
