@@ -74,7 +74,7 @@ function camel(name: string): string {
 /** Anchor settings of `config.json`, undefined where there are none. @throws `ERR_MODEL_INVALID` */
 export function readAnchorConfig(json: Json): AnchorOptions | undefined {
   const present = Object.entries(json).filter(([, value]) => value !== null);
-  const known = Object.fromEntries(present.filter(([key]) => key in keysSchema.shape));
+  const known = Object.fromEntries(present.filter(([key]) => Object.hasOwn(keysSchema.shape, key)));
   const block = json.anchors ?? undefined;
   if (Object.keys(known).length === 0 && block === undefined) return undefined;
 
@@ -164,11 +164,11 @@ export function resolveAnchors(
     bosTokenId,
     tokenizer,
   };
-  anchors.insertId = findInserted(anchors);
+  anchors.insertId = findInserted(anchors, options?.insert !== undefined);
   return anchors;
 }
 
-function findInserted(anchors: ModelAnchors): number {
+function findInserted(anchors: ModelAnchors, isOption: boolean): number {
   const { settings, tokenizer, vocabSize } = anchors;
   const { insert } = settings;
   if (insert === null) return -1;
@@ -180,7 +180,9 @@ function findInserted(anchors: ModelAnchors): number {
   const id = typeof insert === 'number' ? insert : tokenizer?.idOf(insert);
   if (id === undefined || id >= vocabSize) {
     const where = tokenizer ? `of this tokenizer (ids 0 to ${vocabSize - 1})` : 'of a tokenizer';
-    throw new AnchorError('ERR_INVALID_ARGUMENT', expected('"insert"', `a token ${where}`, insert));
+    const problem = expected('"insert"', `a token ${where}`, insert);
+    if (isOption) throw new AnchorError('ERR_INVALID_ARGUMENT', problem);
+    throw new AnchorError('ERR_MODEL_INVALID', `config.json: ${problem}`);
   }
   return id;
 }

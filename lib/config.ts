@@ -6,6 +6,7 @@ import { families } from './families/index.js';
 import { Fields } from './fields.js';
 import type { Json } from './files.js';
 import { type RopeParameters, readRope } from './rope.js';
+import { brief, quote, show } from './show.js';
 
 /** What transformers calls an activation, and what is computed. */
 const activations: Readonly<Record<string, NativeActivation>> = {
@@ -118,8 +119,10 @@ function findFamily(fields: Fields): Family {
   );
   if (family) return family;
   const known = families.map((candidate) => candidate.architecture).join(', ');
-  const name = listed ?? type ?? 'no class at all';
-  const message = `config.json names the model class ${name}; supported: ${known}`;
+  const name = listed ?? type;
+  const named = typeof name === 'string' ? brief(name) : show(name);
+  const shown = name === undefined || name === null ? 'no class at all' : named;
+  const message = `config.json names the model class ${shown}; supported: ${known}`;
   throw new AnchorError('ERR_MODEL_UNSUPPORTED', message);
 }
 
@@ -154,7 +157,7 @@ function readActivation(fields: Fields, family: Family): NativeActivation {
   const name = fields.text('hidden_act', family.activation);
   const wanted = activations[family.activation] as NativeActivation;
   if (activations[name] === wanted) return wanted;
-  const message = `config.json has "${fields.nameOf('hidden_act')}" = "${name}"`;
+  const message = `config.json has "${fields.nameOf('hidden_act')}" = ${quote(name)}`;
   const cure = `supported: ${family.activation}`;
   throw new AnchorError('ERR_MODEL_UNSUPPORTED', `${message}; ${cure}`);
 }

@@ -1,6 +1,13 @@
 import { AnchorError } from './errors.js';
-import { isJson, type Json } from './files.js';
+import { isJson, type Json } from './json.js';
 import { expected } from './validate.js';
+
+/** A little less than the largest number of float32. */
+const largest = 1e38;
+
+function isPositive(value: unknown): value is number {
+  return typeof value === 'number' && value > 0 && value < largest;
+}
 
 /** Reads typed values out of a JSON file; null counts as missing, as transformers writes it. */
 export class Fields {
@@ -37,11 +44,11 @@ export class Fields {
     throw this.fail(key, `an integer from ${min} to ${max}`);
   }
 
-  /** Finite and above 0. */
+  /** Above 0, and a number that float32 holds, since the engine computes with such. */
   positive(key: string, otherwise?: number): number {
     const value = this.has(key) ? this.valueOf(key) : otherwise;
-    if (typeof value === 'number' && Number.isFinite(value) && value > 0) return value;
-    throw this.fail(key, 'a number above 0');
+    if (isPositive(value)) return value;
+    throw this.fail(key, `a number above 0 and below ${largest}`);
   }
 
   boolean(key: string, otherwise: boolean): boolean {
@@ -69,10 +76,10 @@ export class Fields {
     return this.list(key, isText, `a list of ${count} strings`, count) as string[];
   }
 
-  /** `count` finite numbers above 0. */
+  /** `count` numbers, each as {@link positive} takes it. */
   positives(key: string, count: number): number[] {
-    const isPositive = (value: unknown) => Number.isFinite(value) && Number(value) > 0;
-    return this.list(key, isPositive, `a list of ${count} numbers above 0`, count) as number[];
+    const expectation = `a list of ${count} numbers above 0 and below ${largest}`;
+    return this.list(key, isPositive, expectation, count) as number[];
   }
 
   /** Any number of integers; empty when missing. */

@@ -1,18 +1,20 @@
-/** Reads the small files of a model folder; failures become sentences. */
-import { type FileHandle, open, readFile, stat } from 'node:fs/promises';
+/**
+ * Reads the small files of a model folder; failures become sentences. A file is judged by what has
+ * been opened, never by what stood under its name before, and no more is read than was judged.
+ */
+import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync } from 'node:fs';
+import { type FileHandle, open, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AnchorError, codeOf } from './errors.js';
+import { type Json, type JsonRules, parseJson } from './json.js';
 
-// The largest tokenizer.json of a known model has about 40 MB; what is read here is far smaller.
-const maxJsonBytes = 64 * 1024 * 1024;
+export type { Json } from './json.js';
 
-/** A parsed JSON object. */
-export type Json = { [key: string]: unknown };
+/** A configuration has kilobytes; long lists of ids or of modules may make it longer. */
+const maxJsonBytes = 4 << 20;
 
-/** Whether `value` is a JSON object, not an array. */
-export function isJson(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
+// Without waiting for the writer of a pipe.
+const readOnly = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0);
 
 /** @throws `ERR_MODEL_NOT_FOUND` unless `folder` is a folder */
 export async function requireFolder(folder: string): Promise<void> {
@@ -38,55 +40,125 @@ function unreadable(path: string, cause: unknown): AnchorError {
   return new AnchorError('ERR_MODEL_NOT_FOUND', `"${path}" cannot be read: ${reason}`, { cause });
 }
 
-/** Size in bytes, or undefined when there is no such file. @throws for anything but a file */
-export async function sizeOf(path: string): Promise<number | undefined> {
-  const found = await stat(path).catch((error: unknown) => {
-    if (isMissing(error)) return undefined;
-    throw unreadable(path, error);
-  });
-  // Opening a pipe would wait for its writer for ever.
-  if (found && !found.isFile()) {
-    throw new AnchorError('ERR_MODEL_INVALID', `"${path}" is not a regular file`);
-  }
-  return found?.size;
+function sizeOfFile(found: Stats, path: string): number {
+  if (found.isFile()) return found.size;
+  throw new AnchorError('ERR_MODEL_INVALID', `"${path}" is not a regular file`);
 }
 
-/** Opens a file for reading, hands it to `use` and closes it. */
-export async function withFile<T>(path: string, use: (file: FileHandle) => Promise<T>): Promise<T> {
-  const file = await open(path, 'r').catch((error: unknown) => {
-    throw unreadable(path, error);
-  });
+function missingOrThrow(path: string): (error: unknown) => undefined {
+  return (error) => {
+    if (!isMissing(error)) throw unreadable(path, error);
+    return undefined;
+  };
+}
+
+/** Size in bytes, or undefined when there is no such file. @throws for anything but a file */
+export async function sizeOf(path: string): Promise<number | undefined> {
+  const found = await stat(path).catch(missingOrThrow(path));
+  return found && sizeOfFile(found, path);
+}
+
+/**
+ * Opens a file for reading, hands it and its size in bytes to `use` and closes it.
+ * @returns undefined when there is no such file
+ * @throws `ERR_MODEL_NOT_FOUND`, `ERR_MODEL_INVALID` for anything but a regular file
+ */
+export async function withFile<T>(
+  path: string,
+  use: (file: FileHandle, size: number) => Promise<T>,
+): Promise<T | undefined> {
+  // First by name, since opening alone makes some devices act.
+  if ((await sizeOf(path)) === undefined) return undefined;
+  const file = await open(path, readOnly).catch(missingOrThrow(path));
+  if (!file) return undefined;
   try {
-    return await use(file);
+    return await use(file, sizeOfFile(await file.stat(), path));
   } finally {
     await file.close();
   }
 }
 
-/** The JSON object in a file of the folder, or undefined when there is no such file. */
-export async function readJson(folder: string, name: string): Promise<Json | undefined> {
-  const path = join(folder, name);
-  const size = await sizeOf(path);
-  if (size === undefined) return undefined;
-  if (size > maxJsonBytes) {
-    const message = `${name} has ${size} bytes, more than the ${maxJsonBytes} that are read`;
-    throw new AnchorError('ERR_MODEL_INVALID', message);
+/** `length` bytes of a file from `start` on; `name` is the file's. */
+export async function readBytes(
+  file: FileHandle,
+  start: number,
+  length: number,
+  name: string,
+): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length);
+  for (let at = 0; at < length; ) {
+    const read = file.read(bytes, at, length - at, start + at);
+    const { bytesRead } = await read.catch((error: unknown) => {
+      throw unreadable(name, error);
+    });
+    if (bytesRead === 0) throw cutOff(name);
+    at += bytesRead;
   }
-  const text = await readFile(path, 'utf8').catch((error: unknown) => {
-    throw unreadable(path, error);
-  });
-  return parseJson(text, name);
+  return bytes;
 }
 
-/** @throws `ERR_MODEL_INVALID` unless `text` is a JSON object; `name` is the file's */
-export function parseJson(text: string, name: string): Json {
-  let value: unknown;
+function cutOff(name: string): AnchorError {
+  return new AnchorError('ERR_MODEL_INVALID', `${name} became shorter while it was read`);
+}
+
+function checkSize(size: number, name: string, most: number): void {
+  if (size <= most) return;
+  const message = `${name} has ${size} bytes, more than the ${most} that are read`;
+  throw new AnchorError('ERR_MODEL_INVALID', message);
+}
+
+/** Bounds of a JSON file. */
+export interface JsonFileRules extends JsonRules {
+  /** @default 4 MiB */
+  bytes?: number;
+}
+
+/** The JSON object in a file of the folder, or undefined when there is no such file. */
+export async function readJson(
+  folder: string,
+  name: string,
+  rules: JsonFileRules = {},
+): Promise<Json | undefined> {
+  const bytes = await withFile(join(folder, name), (file, size) => {
+    checkSize(size, name, rules.bytes ?? maxJsonBytes);
+    return readBytes(file, 0, size, name);
+  });
+  return bytes && parseJson(bytes, name, rules);
+}
+
+/** As {@link readJson}, but blocks: for workers. */
+export function readJsonSync(
+  folder: string,
+  name: string,
+  rules: JsonFileRules = {},
+): Json | undefined {
+  const path = join(folder, name);
+  const bytes = readFileSync(path, name, rules.bytes ?? maxJsonBytes);
+  return bytes && parseJson(bytes, name, rules);
+}
+
+function readFileSync(path: string, name: string, most: number): Uint8Array | undefined {
+  let file: number;
   try {
-    value = JSON.parse(text.startsWith('\uFEFF') ? text.slice(1) : text);
-  } catch (cause) {
-    const message = `${name} is not valid JSON: ${(cause as Error).message}`;
-    throw new AnchorError('ERR_MODEL_INVALID', message, { cause });
+    sizeOfFile(statSync(path), path);
+    file = openSync(path, readOnly);
+  } catch (error) {
+    if (error instanceof AnchorError) throw error;
+    return missingOrThrow(path)(error);
   }
-  if (isJson(value)) return value;
-  throw new AnchorError('ERR_MODEL_INVALID', `${name} holds no JSON object`);
+  try {
+    const size = sizeOfFile(fstatSync(file), path);
+    checkSize(size, name, most);
+    const bytes = new Uint8Array(size);
+    for (let at = 0; at < size; ) {
+      const count = readSync(file, bytes, at, size - at, at);
+      if (count === 0) throw cutOff(name);
+      at += count;
+    }
+    return bytes;
+  } catch (error) {
+    throw error instanceof AnchorError ? error : unreadable(path, error);
+  } finally {
+    closeSync(file);
+  }
 }

@@ -1,12 +1,12 @@
 /** Reads everything of a model folder but its weights and its tokenizer. */
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { ModelInfo } from '../types/api.js';
 import type { NativeTensor } from '../types/native.js';
 import { type ModelConfig, parseConfig } from './config.js';
 import { AnchorError, throwIfAborted } from './errors.js';
-import { type Json, readJson, requireFolder } from './files.js';
+import { type Json, readJson, requireFolder, sizeOf } from './files.js';
 import { type GenerationSettings, readGeneration } from './generation.js';
-import { readWeightFiles, type WeightFiles } from './safetensors.js';
+import { adapterName, adapterProblem, readWeightFiles, type WeightFiles } from './safetensors.js';
 import { matchTensors } from './tensors.js';
 
 /** A model folder, checked against itself. */
@@ -32,6 +32,8 @@ export async function readModelFolder(
   const path = resolve(folder);
   await requireFolder(path);
   const json = await readJson(path, 'config.json');
+  const hasAdapter = (await sizeOf(join(path, adapterName))) !== undefined;
+  if (!json && hasAdapter) throw new AnchorError('ERR_MODEL_UNSUPPORTED', adapterProblem(path));
   if (!json) {
     const message = `"${path}" has no config.json, so it is no model folder`;
     throw new AnchorError('ERR_MODEL_NOT_FOUND', message);
@@ -40,5 +42,7 @@ export async function readModelFolder(
   const generation = readGeneration(await readJson(path, 'generation_config.json'), config);
   throwIfAborted(signal);
   const weights = await readWeightFiles(path);
-  return { path, json, config, ...generation, ...matchTensors(config, weights) };
+  const matched = matchTensors(config, weights);
+  if (hasAdapter) matched.warnings.push(`Not used: the adapter that ${adapterName} describes`);
+  return { path, json, config, ...generation, ...matched };
 }

@@ -2,6 +2,7 @@
 import type { NativeRope } from '../types/native.js';
 import { AnchorError } from './errors.js';
 import type { Fields } from './fields.js';
+import { quote } from './show.js';
 
 /** Checked rotary settings of a config. */
 export interface RopeParameters {
@@ -114,8 +115,8 @@ function typeOf(block: Fields): string {
 }
 
 function unsupported(type: string, known: string): AnchorError {
-  const message = `config.json has rotary positions of the type "${type}"; supported: ${known}`;
-  return new AnchorError('ERR_MODEL_UNSUPPORTED', message);
+  const message = `config.json has rotary positions of the type ${quote(type)}`;
+  return new AnchorError('ERR_MODEL_UNSUPPORTED', `${message}; supported: ${known}`);
 }
 
 function readScaling(block: Fields, contextLength: number): RopeParameters['scaling'] {
@@ -186,6 +187,11 @@ export function computeRope({ theta, dims, interleaved, scaling }: RopeParameter
   }
   if (!inverseFrequencies.every((value) => Number.isFinite(value) && value > 0)) {
     const message = `config.json: "rope_theta" = ${theta} and its scaling give no frequencies`;
+    throw new AnchorError('ERR_MODEL_INVALID', message);
+  }
+  // The engine takes it in float32.
+  if (!(scale > 0 && scale < 1e38)) {
+    const message = `config.json: its rotary scaling multiplies by ${scale}`;
     throw new AnchorError('ERR_MODEL_INVALID', message);
   }
   return { rotaryDims: dims, interleaved, scale, inverseFrequencies };

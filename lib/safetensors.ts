@@ -2,13 +2,25 @@
  * Reads the headers of safetensors files and the index of a sharded model; never the data. Layout
  * of a file: length of the header (8 bytes, little-endian), header (JSON), data.
  */
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AnchorError } from './errors.js';
-import { isJson, type Json, parseJson, readJson, sizeOf, withFile } from './files.js';
-import { show } from './validate.js';
+import { readBytes, readJson, withFile } from './files.js';
+import { isJson, type Json, parseJson } from './json.js';
+import { brief, printable, quote, show } from './show.js';
 
-const maxHeaderBytes = 100_000_000;
+// A tensor's entry has some 130 bytes, and the largest models known have 100,000 of them. The
+// format itself allows headers of 100 MB, of all files together as many as there are.
+const maxHeaderBytes = 16 << 20;
+const maxHeaderBytesOfAll = 32 << 20;
+// A quarter of a million tensors.
+const indexRules = { bytes: 16 << 20, marks: 1 << 19, unique: true };
 const maxShards = 4096;
+
+/** Beside the weights of an adapter, such as LoRA's. */
+export const adapterName = 'adapter_config.json';
+const singleName = 'model.safetensors';
+const indexName = 'model.safetensors.index.json';
 
 const bitsOf: ReadonlyMap<string, number> = new Map([
   ['BOOL', 8],
@@ -48,15 +60,25 @@ export interface Header {
   metadata: Map<string, string>;
 }
 
+/** Sentence on a folder with an adapter and no model. */
+export function adapterProblem(folder: string): string {
+  return (
+    `"${folder}" is an adapter (${adapterName}) without its model; merge it into the model, as ` +
+    "peft's merge_and_unload() does, and save that"
+  );
+}
+
 /** The weight files of a folder and what they hold together. */
 export interface WeightFiles {
   files: { path: string; size: number }[];
   /** By name; `file` is an index into `files`. */
   tensors: Map<string, TensorEntry & { file: number }>;
+  /** Sentences on what is odd and does no harm. */
+  warnings: string[];
 }
 
 function broken(name: string, problem: string): AnchorError {
-  return new AnchorError('ERR_MODEL_INVALID', `${name}: ${problem}`);
+  return new AnchorError('ERR_MODEL_INVALID', `${printable(name)}: ${problem}`);
 }
 
 /**
@@ -65,39 +87,78 @@ function broken(name: string, problem: string): AnchorError {
  * @throws `ERR_MODEL_NOT_FOUND`, `ERR_MODEL_INVALID`, `ERR_MODEL_UNSUPPORTED` (pickles only)
  */
 export async function readWeightFiles(folder: string): Promise<WeightFiles> {
-  const single = 'model.safetensors';
-  if ((await sizeOf(join(folder, single))) !== undefined) {
-    const { tensors, size } = await readHeader(folder, single);
+  const single = await readHeader(folder, singleName, maxHeaderBytes);
+  if (single) {
+    const { tensors, size } = single;
     const entries = [...tensors].map(([name, entry]) => [name, { ...entry, file: 0 }] as const);
-    return { files: [{ path: join(folder, single), size }], tensors: new Map(entries) };
+    const files = [{ path: join(folder, singleName), size }];
+    return { files, tensors: new Map(entries), warnings: [] };
   }
-  const index = await readJson(folder, `${single}.index.json`);
-  if (index) return readShards(folder, parseIndex(index));
-  for (const name of ['pytorch_model.bin', 'pytorch_model.bin.index.json']) {
-    if ((await sizeOf(join(folder, name))) === undefined) continue;
-    const message =
-      `"${folder}" has its weights in ${name} only: a pickle may run any code when it is read, ` +
-      'so only safetensors are; write them with save_pretrained(folder, safe_serialization=True)';
-    throw new AnchorError('ERR_MODEL_UNSUPPORTED', message);
-  }
-  const message = `"${folder}" holds neither ${single} nor ${single}.index.json`;
-  throw new AnchorError('ERR_MODEL_NOT_FOUND', message);
+  const index = await readJson(folder, indexName, indexRules);
+  if (!index) throw await noWeights(folder);
+  const weights = await readShards(folder, parseIndex(index));
+  weights.warnings.push(...checkTotalSize(index, weights));
+  return weights;
 }
 
-/** File name of every tensor. @throws `ERR_MODEL_INVALID` for names that could leave the folder */
+// In which other form a folder has its weights, if it has any.
+async function noWeights(folder: string): Promise<AnchorError> {
+  const names = (await readdir(folder).catch(() => [])).sort();
+  const unsupported = (message: string) => new AnchorError('ERR_MODEL_UNSUPPORTED', message);
+  if (names.includes(adapterName)) return unsupported(adapterProblem(folder));
+  // Not what trainers leave beside the weights, such as training_args.bin.
+  const pickle = names.find((name) =>
+    /^(pytorch_model|model|consolidated)\b.*\.(bin|pt|pth|ckpt)(\.index\.json)?$/.test(name),
+  );
+  const other = pickle ?? names.find((name) => /\.(bin|pt|pth|ckpt|pkl)$/.test(name));
+  if (other !== undefined) {
+    return unsupported(
+      `"${folder}" has its weights in ${brief(other)} only: a pickle may run any code when it is ` +
+        'read, so only safetensors are; convert them with ' +
+        'save_pretrained(folder, safe_serialization=True)',
+    );
+  }
+  const foreign = names.find((name) => /\.(gguf|ggml|h5|msgpack|onnx|safetensors)$/.test(name));
+  const instead = foreign === undefined ? '' : `, but ${quote(foreign)}, which is not read`;
+  const message = `"${folder}" holds neither ${singleName} nor ${indexName}${instead}`;
+  return new AnchorError('ERR_MODEL_NOT_FOUND', message);
+}
+
+// Of what was really written: some tools count headers too, or keep the size before a conversion,
+// so a difference is said and not refused. Each shard has been checked byte by byte.
+function checkTotalSize({ metadata }: Json, { files, tensors }: WeightFiles): string[] {
+  const total = isJson(metadata) ? metadata.total_size : undefined;
+  if (total === undefined || total === null) return [];
+  if (typeof total !== 'number' || !Number.isSafeInteger(total) || total < 0) {
+    const problem = `expected "metadata.total_size" to be a number of bytes, not ${show(total)}`;
+    throw broken(indexName, problem);
+  }
+  let bytes = 0;
+  for (const { length } of tensors.values()) bytes += length;
+  const onDisk = files.reduce((sum, { size }) => sum + size, 0);
+  if (total === bytes || total === onDisk) return [];
+  return [`${indexName} says that the weights have ${total} bytes, but they have ${bytes}`];
+}
+
+/**
+ * File name of every tensor. Names are judged and not where they lead: caches of downloads are full
+ * of links.
+ * @throws `ERR_MODEL_INVALID` for names that could leave the folder
+ */
 export function parseIndex(index: Json): Map<string, string> {
-  const name = 'model.safetensors.index.json';
   const { weight_map: map } = index;
-  if (!isJson(map)) throw broken(name, `expected "weight_map" to be an object, not ${show(map)}`);
+  if (!isJson(map)) {
+    throw broken(indexName, `expected "weight_map" to be an object, not ${show(map)}`);
+  }
   const files = new Map<string, string>();
   for (const [tensor, file] of Object.entries(map)) {
-    if (typeof file !== 'string' || !/^[^/\\\0]+\.safetensors$/.test(file)) {
-      const expectation = `expected the file of "${tensor}" to be the name of a .safetensors file`;
-      throw broken(name, `${expectation} in the same folder, but it is ${show(file)}`);
+    if (typeof file !== 'string' || !/^[^/\\\0]{1,200}\.safetensors$/.test(file)) {
+      const expectation = `expected the file of ${quote(tensor)} to be the name of a .safetensors`;
+      throw broken(indexName, `${expectation} file in the same folder, but it is ${show(file)}`);
     }
     files.set(tensor, file);
   }
-  if (files.size === 0) throw broken(name, '"weight_map" names no tensors');
+  if (files.size === 0) throw broken(indexName, '"weight_map" names no tensors');
   return files;
 }
 
@@ -105,46 +166,52 @@ async function readShards(folder: string, fileOf: Map<string, string>): Promise<
   const shards = [...new Set(fileOf.values())].sort();
   if (shards.length > maxShards) {
     const problem = `names ${shards.length} files, more than the ${maxShards} that are read`;
-    throw broken('model.safetensors.index.json', problem);
+    throw broken(indexName, problem);
   }
-  const result: WeightFiles = { files: [], tensors: new Map() };
+  const result: WeightFiles = { files: [], tensors: new Map(), warnings: [] };
+  let left = maxHeaderBytesOfAll;
   for (const [file, shard] of shards.entries()) {
-    const { tensors, size } = await readHeader(folder, shard);
-    result.files.push({ path: join(folder, shard), size });
-    for (const [name, entry] of tensors) {
+    const header = await readHeader(folder, shard, left);
+    if (!header) {
+      const message = `"${folder}" has no file ${brief(shard)}, which its index names`;
+      throw new AnchorError('ERR_MODEL_NOT_FOUND', message);
+    }
+    left -= header.bytes;
+    result.files.push({ path: join(folder, shard), size: header.size });
+    for (const [name, entry] of header.tensors) {
       const named = fileOf.get(name);
       if (named !== shard) {
-        const elsewhere = named === undefined ? 'does not name' : `puts into ${named}`;
-        throw broken(shard, `holds "${name}", which model.safetensors.index.json ${elsewhere}`);
+        const elsewhere = named === undefined ? 'does not name' : `puts into ${brief(named)}`;
+        throw broken(shard, `holds ${quote(name)}, which ${indexName} ${elsewhere}`);
       }
       result.tensors.set(name, { ...entry, file });
     }
   }
   for (const [name, shard] of fileOf) {
     if (result.tensors.has(name)) continue;
-    throw broken(shard, `does not hold "${name}", which model.safetensors.index.json puts there`);
+    throw broken(shard, `does not hold ${quote(name)}, which ${indexName} puts there`);
   }
   return result;
 }
 
-async function readHeader(folder: string, name: string): Promise<Header & { size: number }> {
-  const path = join(folder, name);
-  const size = await sizeOf(path);
-  if (size === undefined) {
-    const message = `"${folder}" has no file ${name}, which its index names`;
-    throw new AnchorError('ERR_MODEL_NOT_FOUND', message);
-  }
-  return withFile(path, async (file) => {
-    const start = new Uint8Array(8);
-    const { bytesRead } = await file.read(start, 0, 8, 0);
-    const length = headerLength(start.subarray(0, bytesRead), size, name);
-    const bytes = new Uint8Array(length);
-    for (let at = 0; at < length; ) {
-      const { bytesRead: count } = await file.read(bytes, at, length - at, 8 + at);
-      if (count === 0) throw broken(name, 'became shorter while it was read');
-      at += count;
+/** A header, and sizes in bytes of the file and of the header. */
+type ReadHeader = Header & { size: number; bytes: number };
+
+// Undefined where there is no such file; `most`: bytes that its header may have.
+async function readHeader(
+  folder: string,
+  name: string,
+  most: number,
+): Promise<ReadHeader | undefined> {
+  return withFile(join(folder, name), async (file, size) => {
+    const start = await readBytes(file, 0, Math.min(8, size), name);
+    const length = headerLength(start, size, name);
+    if (length > most) {
+      const problem = `has a header of ${length} bytes, which makes those of all files longer`;
+      throw broken(name, `${problem} than the ${maxHeaderBytesOfAll} bytes that are read`);
     }
-    return { ...parseHeader(bytes, size, name), size };
+    const bytes = await readBytes(file, 8, length, name);
+    return { ...parseHeader(bytes, size, name), size, bytes: length };
   });
 }
 
@@ -167,7 +234,7 @@ export function headerLength(start: Uint8Array, size: number, name: string): num
  * @throws `ERR_MODEL_INVALID` unless every byte of the data belongs to exactly one tensor
  */
 export function parseHeader(bytes: Uint8Array, size: number, name: string): Header {
-  const json = parseJson(decode(bytes, name), `${name}: the header`);
+  const json = parseJson(bytes, `${printable(name)}: the header`, { unique: true });
   const dataStart = 8 + bytes.length;
   const tensors = new Map<string, TensorEntry>();
   const metadata = new Map<string, string>();
@@ -179,27 +246,22 @@ export function parseHeader(bytes: Uint8Array, size: number, name: string): Head
   return { tensors, metadata };
 }
 
-function decode(bytes: Uint8Array, name: string): string {
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-  } catch (cause) {
-    const message = `${name}: the header is not UTF-8`;
-    throw new AnchorError('ERR_MODEL_INVALID', message, { cause });
-  }
-}
-
 function readMetadata(value: unknown, metadata: Map<string, string>, name: string): void {
+  if (value === null) return;
   if (!isJson(value)) throw broken(name, `"__metadata__" is no object, but ${show(value)}`);
   for (const [key, text] of Object.entries(value)) {
     if (typeof text !== 'string') {
-      throw broken(name, `"__metadata__" has "${key}" = ${show(text)}, where only texts may be`);
+      throw broken(
+        name,
+        `"__metadata__" has ${quote(key)} = ${show(text)}, where only texts may be`,
+      );
     }
     metadata.set(key, text);
   }
 }
 
 function readEntry(key: string, value: unknown, dataStart: number, file: string): TensorEntry {
-  const fail = (problem: string) => broken(file, `tensor "${key}" ${problem}`);
+  const fail = (problem: string) => broken(file, `tensor ${quote(key)} ${problem}`);
   if (!isJson(value)) throw fail(`is described by ${show(value)}`);
   const { dtype, shape, data_offsets: offsets } = value;
   const bits = typeof dtype === 'string' ? bitsOf.get(dtype) : undefined;
@@ -244,7 +306,10 @@ function checkCover(
   for (const [key, { offset, length }] of order) {
     if (offset !== at) {
       const problem = offset > at ? 'leaves a hole before itself' : 'overlaps with another one';
-      throw broken(name, `tensor "${key}" ${problem} at byte ${offset - dataStart} of the data`);
+      throw broken(
+        name,
+        `tensor ${quote(key)} ${problem} at byte ${offset - dataStart} of the data`,
+      );
     }
     at += length;
   }

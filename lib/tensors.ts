@@ -5,6 +5,7 @@ import type { ModelConfig } from './config.js';
 import { AnchorError } from './errors.js';
 import type { ExpectedTensor } from './families/family.js';
 import type { TensorEntry, WeightFiles } from './safetensors.js';
+import { quote } from './show.js';
 
 type Entry = TensorEntry & { file: number };
 
@@ -35,10 +36,13 @@ export function matchTensors(config: ModelConfig, weights: WeightFiles) {
   const unused = [...weights.tensors.keys()].filter(
     (name) => !used.has(name) && !config.family.ignores(name, config),
   );
-  const warnings =
-    unused.length === 0
-      ? []
-      : [`Not used of the weight files: ${unused.length} tensor(s), the first is "${unused[0]}"`];
+  const warnings = [...weights.warnings];
+  if (unused.length > 0) {
+    const first = quote(unused[0] as string);
+    warnings.push(
+      `Not used of the weight files: ${unused.length} tensor(s), the first is ${first}`,
+    );
+  }
   return { files: weights.files, tensors, weightType, weightBytes, parameters, warnings };
 }
 

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import type { ErrorCode } from '../types/api.js';
 import { AnchorError } from './errors.js';
+import { show } from './show.js';
 
 /** How sentences call what is checked. */
 export interface Scope {
@@ -86,38 +87,6 @@ function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
   let at = value;
   for (const part of path) at = (at as Record<PropertyKey, unknown> | undefined)?.[part];
   return at;
-}
-
-/** A value and its type, short enough for a sentence. Never throws. */
-export function show(value: unknown): string {
-  switch (typeof value) {
-    case 'undefined':
-      return 'undefined';
-    case 'string':
-      return `${JSON.stringify(shorten(value))} (string)`;
-    case 'number':
-    case 'boolean':
-    case 'bigint':
-      return `${value} (${typeof value})`;
-    case 'symbol':
-    case 'function':
-      return `a ${typeof value}`;
-    default:
-      if (value === null) return 'null';
-      return `${shorten(json(value as object))} (${Array.isArray(value) ? 'array' : 'object'})`;
-  }
-}
-
-function json(value: object): string {
-  try {
-    return JSON.stringify(value) ?? 'a value';
-  } catch {
-    return 'a value'; // cycles, bigints, toJSON methods that throw
-  }
-}
-
-function shorten(text: string): string {
-  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }
 
 /** The object without its undefined values. */

@@ -1,6 +1,7 @@
 /** Sliding windows: which layers have one. */
 import { AnchorError } from '../errors.js';
 import type { Fields } from '../fields.js';
+import { quote } from '../show.js';
 
 /** As in the contract: a token sees this many last ones, itself included; 0: all. */
 const longest = 1 << 28;
@@ -43,7 +44,7 @@ export function slidingLayers(
   return types.map((type) => {
     if (type === 'sliding_attention') return true;
     if (type === 'full_attention') return false;
-    const message = `config.json has layers of the type "${type}"`;
+    const message = `config.json has layers of the type ${quote(type)}`;
     const cure = 'supported: full_attention, sliding_attention';
     throw new AnchorError('ERR_MODEL_UNSUPPORTED', `${message}; ${cure}`);
   });

@@ -184,7 +184,7 @@ describe('tensors', () => {
   test('are those of the class', () => {
     const tensors = entriesOf(config);
     expect(tensors.size).toBe(3 + 2 * 9);
-    const result = matchTensors(config, { files: [], tensors });
+    const result = matchTensors(config, { files: [], warnings: [], tensors });
     expect(result).toMatchObject({ weightType: 'BF16', warnings: [] });
     expect(result.parameters * 2).toBe(result.weightBytes);
     const shapes = Object.fromEntries(result.tensors.map(({ name, shape }) => [name, shape]));
@@ -197,7 +197,7 @@ describe('tensors', () => {
     expect(entriesOf(biased).size).toBe(3 + 2 * 16);
     const tied = parseConfig({ ...v4, tie_word_embeddings: true });
     expect(entriesOf(tied).has('lm_head.weight')).toBe(false);
-    const both = matchTensors(tied, { files: [], tensors: entriesOf(config) });
+    const both = matchTensors(tied, { files: [], warnings: [], tensors: entriesOf(config) });
     expect(both.warnings).toEqual([]);
     expect(both.tensors.length).toBe(2 + 2 * 9);
   });
@@ -209,7 +209,7 @@ describe('tensors', () => {
       const entry = tensors.get(name) as TensorEntry & { file: number };
       if (change) tensors.set(name, { ...entry, ...change });
       else tensors.delete(name);
-      return matchTensors(config, { files: [], tensors });
+      return matchTensors(config, { files: [], warnings: [], tensors });
     };
     expect(match(undefined)).toThrow(error('ERR_MODEL_INVALID', `no tensor "${name}"`));
     expect(match({ shape: [16, 24] })).toThrow(
@@ -224,9 +224,9 @@ describe('tensors', () => {
     const tensors = entriesOf(config);
     const entry = tensors.get('model.norm.weight') as TensorEntry & { file: number };
     tensors.set('model.layers.0.self_attn.rotary_emb.inv_freq', entry);
-    expect(matchTensors(config, { files: [], tensors }).warnings).toEqual([]);
+    expect(matchTensors(config, { files: [], warnings: [], tensors }).warnings).toEqual([]);
     tensors.set('model.layers.0.self_attn.q_proj.bias', entry);
-    expect(matchTensors(config, { files: [], tensors }).warnings).toEqual([
+    expect(matchTensors(config, { files: [], warnings: [], tensors }).warnings).toEqual([
       expect.stringContaining('1 tensor(s), the first is "model.layers.0.self_attn.q_proj.bias"'),
     ]);
   });

@@ -46,7 +46,7 @@ function filesOf(config: ModelConfig, has: (name: string) => boolean = () => fal
     tensors.set(stored, { dtype: 'BF16', shape: own, elements, ...place });
     offset += 2 * elements;
   }
-  return { files: [], tensors };
+  return { files: [], warnings: [], tensors };
 }
 
 function placed(config: ModelConfig, has?: (name: string) => boolean) {

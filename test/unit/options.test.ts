@@ -1,7 +1,8 @@
 // One sentence per problem: thing, value, expectation.
 import { describe, expect, test } from '@jest/globals';
 import { checkFolder, checkText, parseOptions } from '../../lib/options.js';
-import { nearest, show } from '../../lib/validate.js';
+import { show } from '../../lib/show.js';
+import { nearest } from '../../lib/validate.js';
 
 type Call = keyof typeof parseOptions;
 
