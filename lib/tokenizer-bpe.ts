@@ -6,6 +6,8 @@
  * n log n steps for a word of n letters, whatever the word.
  */
 
+import { quote } from './show.js';
+
 /** The part of tokenizer.json's model that merging needs. Ids are checked by the caller. */
 export interface MergeRules {
   vocabulary: ReadonlyMap<string, number>;
@@ -136,7 +138,7 @@ export class Merger {
     merges.forEach(([left, right], rank) => {
       const [first, second, whole] = [left, right, left + right].map((x) => vocabulary.get(x));
       if (first === undefined || second === undefined || whole === undefined) {
-        throw new MergeRuleError(`${JSON.stringify([left, right])} is not in the vocabulary`);
+        throw new MergeRuleError(`[${quote(left)},${quote(right)}] is not in the vocabulary`);
       }
       if (banned.has(left + right)) return;
       this.pairs.set(first, second, rank);

@@ -1,6 +1,9 @@
 /** What every id adds to the text, as bytes: the table that streaming reads. */
+
+import { isJson, type Json } from './json.js';
+import { label } from './show.js';
 import { byteName } from './tokenizer-bpe.js';
-import { isObject, type Json, type TokenizerFiles, unsupported } from './tokenizer-files.js';
+import { type TokenizerFiles, unsupported } from './tokenizer-files.js';
 
 /** How a vocabulary writes bytes. */
 export type Spelling = 'bytes as letters' | 'blanks as marks';
@@ -29,7 +32,7 @@ export const BLANK_MARK = '\u2581';
 
 /** All parts of a pipeline, those inside sequences in their place. */
 export function parts(component: unknown): Json[] {
-  if (!isObject(component)) return [];
+  if (!isJson(component)) return [];
   if (component.type !== 'Sequence') return [component];
   const inside = component.normalizers ?? component.pretokenizers ?? component.decoders ?? [];
   return Array.isArray(inside) ? inside.flatMap(parts) : [];
@@ -41,7 +44,7 @@ export function spellingOf(tokenizer: Json): Spelling {
   const types = new Set([...decoder, ...parts(tokenizer.pre_tokenizer)].map(({ type }) => type));
   if (types.has('ByteLevel')) return 'bytes as letters';
   if (types.has('Metaspace') || types.has('ByteFallback')) return 'blanks as marks';
-  const named = decoder.map(({ type }) => String(type)).join(', ') || 'none';
+  const named = decoder.map(({ type }) => label(type)).join(', ') || 'none';
   throw unsupported(
     `tokenizer.json's decoder (${named}) is neither ByteLevel nor Metaspace nor ByteFallback, ` +
       'so the bytes of its ids are not known',

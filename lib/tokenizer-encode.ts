@@ -1,5 +1,7 @@
 /** Text to ids. Runs inside the tokenizer worker: everything here may take its time. */
 import * as library from '@huggingface/tokenizers';
+import { isJson, type Json } from './json.js';
+import { label, quote, show } from './show.js';
 import { type MergeRuleError, Merger } from './tokenizer-bpe.js';
 import {
   BLANK_MARK,
@@ -9,13 +11,7 @@ import {
   newlineIds,
   soleNewline,
 } from './tokenizer-bytes.js';
-import {
-  invalid,
-  isObject,
-  type Json,
-  type TokenizerFiles,
-  unsupported,
-} from './tokenizer-files.js';
+import { invalid, type TokenizerFiles, unsupported } from './tokenizer-files.js';
 
 export interface EncodeSettings {
   /** Text such as `<|endoftext|>` becomes the control token. */
@@ -56,18 +52,65 @@ const cut = (Regex: string): Json => ({
 
 const sequence = (pretokenizers: unknown[]): Json => ({ type: 'Sequence', pretokenizers });
 
+/** How many times as long normalizers may make a text: more would be a way to fill the memory. */
+const MOST_GROWTH = 64;
+
+function wrong(component: Json, key: string, expectation: string) {
+  const name = `"${key}" of a ${label(component.type)} in tokenizer.json`;
+  return invalid(`Expected ${name} to be ${expectation}, but it is ${show(component[key])}`);
+}
+
+function listIn(component: Json, key: string): unknown[] {
+  const list = component[key] ?? [];
+  if (Array.isArray(list)) return list as unknown[];
+  throw wrong(component, key, 'a list');
+}
+
+function textIn(component: Json, key: string): string {
+  const text = component[key];
+  if (typeof text === 'string') return text;
+  throw wrong(component, key, 'a text');
+}
+
+function checkPattern(component: Json): void {
+  const { pattern } = component;
+  const texts = isJson(pattern) ? [pattern.String, pattern.Regex] : [];
+  if (texts.some((text) => typeof text === 'string')) return;
+  throw wrong(component, 'pattern', 'an object with a text "String" or "Regex"');
+}
+
+/** Units that a normalizer makes of one, at most. */
+function growthOf(component: unknown): number {
+  if (!isJson(component)) return 1;
+  if (component.type === 'Sequence') {
+    const inside = listIn(component, 'normalizers').map(growthOf);
+    return inside.reduce((product, growth) => product * growth, 1);
+  }
+  if (component.type !== 'Replace') return 1;
+  const { length } = textIn(component, 'content');
+  const { pattern } = component;
+  const matched = isJson(pattern) && typeof pattern.String === 'string' ? pattern.String.length : 1;
+  // Without a letter to match, the content comes between all letters.
+  return matched === 0 ? 2 * length + 1 : Math.max(1, length / matched);
+}
+
 /** A normalizer that the library runs as Rust's does, without the blank in front if `continued`. */
 function normalizerFor(component: unknown, continued: boolean): Json | null {
-  if (!isObject(component)) return null;
+  if (!isJson(component)) return null;
   switch (component.type) {
     case 'Sequence': {
-      const inside = (component.normalizers ?? []) as unknown[];
+      const inside = listIn(component, 'normalizers');
       const normalizers = inside.map((part) => normalizerFor(part, continued));
       return { type: 'Sequence', normalizers: normalizers.filter((part) => part !== null) };
     }
     case 'Prepend':
+      textIn(component, 'prepend');
       return continued ? null : component;
-    case 'Replace':
+    case 'Replace': {
+      checkPattern(component);
+      // In JavaScript a dollar has a meaning there.
+      return { ...component, content: textIn(component, 'content').replaceAll('$', '$$$$') };
+    }
     case 'NFC':
     case 'NFD':
     case 'NFKC':
@@ -75,18 +118,16 @@ function normalizerFor(component: unknown, continued: boolean): Json | null {
     case 'Lowercase':
       return component;
     default:
-      throw unsupported(
-        `tokenizer.json: the normalizer ${String(component.type)} is not supported`,
-      );
+      throw unsupported(`tokenizer.json: the normalizer ${label(component.type)} is not supported`);
   }
 }
 
 /** The same for a pre-tokenizer. */
 function preTokenizerFor(component: unknown, continued: boolean): Json | null {
-  if (!isObject(component)) return null;
+  if (!isJson(component)) return null;
   switch (component.type) {
     case 'Sequence': {
-      const inside = (component.pretokenizers ?? []) as unknown[];
+      const inside = listIn(component, 'pretokenizers');
       return sequence(inside.map((part) => preTokenizerFor(part, continued)));
     }
     case 'ByteLevel': {
@@ -108,14 +149,15 @@ function preTokenizerFor(component: unknown, continued: boolean): Json | null {
       return component.split === false ? marks : sequence([marks, cut(`(?=${BLANK_MARK})`)]);
     }
     case 'Split': {
-      const behavior = String(component.behavior).toLowerCase();
+      checkPattern(component);
+      const behavior = textIn(component, 'behavior').toLowerCase();
       if (behavior === 'isolated') return { ...component, invert: false };
       if (behavior === 'removed') return component;
-      throw unsupported(`tokenizer.json: a Split that is ${behavior} is not supported`);
+      throw unsupported(`tokenizer.json: a Split that is ${quote(behavior)} is not supported`);
     }
     default:
       throw unsupported(
-        `tokenizer.json: the pre-tokenizer ${String(component.type)} is not supported`,
+        `tokenizer.json: the pre-tokenizer ${label(component.type)} is not supported`,
       );
   }
 }
@@ -153,7 +195,7 @@ export class Encoder {
       return ids.length !== 1 || ids[0] !== id;
     });
     if (torn.length > 0) {
-      const names = torn.map(({ content, id }) => `${JSON.stringify(content)} (${id})`);
+      const names = torn.map(({ content, id }) => `${quote(content)} (${id})`);
       throw invalid(`These tokens do not encode to their one id: ${names.join(', ')}`);
     }
   }
@@ -163,6 +205,11 @@ export class Encoder {
     const known = this.instances.get(key);
     if (known) return known;
     const { tokenizer, added } = this.files;
+    const growth = growthOf(tokenizer.normalizer);
+    if (growth > MOST_GROWTH) {
+      const problem = `tokenizer.json's normalizers may make a text ${growth} times as long`;
+      throw unsupported(`${problem}; supported: up to ${MOST_GROWTH} times`);
+    }
     let made: Instance;
     const description = {
       added_tokens: added.filter((token) => parseSpecial || !token.special),

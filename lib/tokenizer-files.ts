@@ -1,8 +1,17 @@
 /** Reads a folder's tokenizer files and merges what they say about the tokens beside the text. */
-import { existsSync, readFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { AnchorError } from './errors.js';
+import { readJsonSync } from './files.js';
 import { fimTokens } from './fim-families.js';
+import { isJson, type Json } from './json.js';
+import { label, quote, show } from './show.js';
+
+export type { Json } from './json.js';
+
+// The largest known (Gemma 3) has 33 MB and 2 million values: a quarter of a million tokens.
+const tokenizerRules = { bytes: 64 << 20, marks: 1 << 22 };
+// transformers used to list every added token there once more.
+const otherRules = { bytes: 16 << 20 };
 
 /** A token outside the ordinary vocabulary. */
 export interface AddedToken {
@@ -14,8 +23,6 @@ export interface AddedToken {
   rstrip: boolean;
   normalized: boolean;
 }
-
-export type Json = Record<string, unknown>;
 
 export interface TokenizerFiles {
   /** tokenizer.json as it stands; `model` has been checked. */
@@ -56,26 +63,10 @@ export function unsupported(message: string, cause?: unknown): AnchorError {
   return new AnchorError('ERR_MODEL_UNSUPPORTED', message, { cause });
 }
 
-export function isObject(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function readJson(path: string): Json | undefined {
-  if (!existsSync(path)) return undefined;
-  let value: unknown;
-  try {
-    value = JSON.parse(readFileSync(path, 'utf8'));
-  } catch (error) {
-    throw invalid(`${path} cannot be read: ${(error as Error).message}`, error);
-  }
-  if (!isObject(value)) throw invalid(`${path} does not hold an object`);
-  return value;
-}
-
 /** Text of a token that is written as a string or as an object. */
 function contentOf(value: unknown): string | undefined {
   if (typeof value === 'string') return value;
-  return isObject(value) && typeof value.content === 'string' ? value.content : undefined;
+  return isJson(value) && typeof value.content === 'string' ? value.content : undefined;
 }
 
 /** Tokens that a configuration names by role, such as `bos_token`. */
@@ -88,27 +79,29 @@ function namedTokens(config: Json): string[] {
     // transformers 5 spells it extra_special_tokens, and lists may be objects by name.
     if (!/^(additional|extra)_special_tokens$/.test(key)) continue;
     if (Array.isArray(value)) named.push(...value);
-    else if (isObject(value)) named.push(...Object.values(value));
+    else if (isJson(value)) named.push(...Object.values(value));
   }
   return named.map(contentOf).filter((content) => content !== undefined);
 }
 
 function checkId(id: unknown, content: string, source: string): number {
   if (typeof id === 'number' && Number.isInteger(id) && id >= 0) return id;
-  throw invalid(`${source}: the id of ${JSON.stringify(content)} is ${JSON.stringify(id)}`);
+  throw invalid(
+    `${source}: expected the id of ${quote(content)} to be an integer, not ${show(id)}`,
+  );
 }
 
 function readModel(tokenizer: Json, path: string): BpeModel {
   const { model } = tokenizer;
-  if (!isObject(model)) throw invalid(`${path} has no model`);
+  if (!isJson(model)) throw invalid(`${path} has no model`);
   const type = model.type ?? (model.merges ? 'BPE' : undefined);
   if (type !== 'BPE') {
-    throw unsupported(`${path}: a ${String(type)} model; only byte-pair encoding (BPE) is read`);
+    throw unsupported(`${path}: a ${show(type)} model; only byte-pair encoding (BPE) is read`);
   }
   for (const key of ['continuing_subword_prefix', 'end_of_word_suffix']) {
-    if (model[key]) throw unsupported(`${path}: ${key} ${JSON.stringify(model[key])} is not read`);
+    if (model[key]) throw unsupported(`${path}: ${key} ${show(model[key])} is not read`);
   }
-  if (!isObject(model.vocab) || !Array.isArray(model.merges)) {
+  if (!isJson(model.vocab) || !Array.isArray(model.merges)) {
     throw invalid(`${path}: the model lacks its vocabulary or its merges`);
   }
   const vocabulary = new Map<string, number>();
@@ -123,7 +116,7 @@ function readModel(tokenizer: Json, path: string): BpeModel {
         return [left, right] as [string, string];
       }
     }
-    throw invalid(`${path}: ${JSON.stringify(pair)} is no pair to merge`);
+    throw invalid(`${path}: ${show(pair)} is no pair to merge`);
   });
   return {
     vocabulary,
@@ -144,7 +137,7 @@ class Merged {
 
   add(content: string, id: unknown, source: string, flags: Json): void {
     const number = checkId(id, content, source);
-    const quoted = JSON.stringify(content);
+    const quoted = quote(content);
     if (content === '') throw invalid(`${source}: token ${number} is empty`);
     if (flags.single_word === true) {
       throw unsupported(`${source}: ${quoted} may only stand as a word of its own (single_word)`);
@@ -187,19 +180,20 @@ function mergeAdded(folder: string, files: Record<string, Json | undefined>, mod
   if (!Array.isArray(listed)) throw invalid(`${inside('tokenizer.json')}: added_tokens is no list`);
   for (const token of listed as unknown[]) {
     const content = contentOf(token);
-    if (!isObject(token) || content === undefined) {
+    if (!isJson(token) || content === undefined) {
       throw invalid(`${inside('tokenizer.json')}: an added token has no content`);
     }
     merged.add(content, token.id, 'tokenizer.json', token);
   }
   const config = files['tokenizer_config.json'] ?? {};
-  if (isObject(config.added_tokens_decoder)) {
+  if (isJson(config.added_tokens_decoder)) {
     for (const [id, token] of Object.entries(config.added_tokens_decoder)) {
       const content = contentOf(token);
       if (content === undefined) {
-        throw invalid(`${inside('tokenizer_config.json')}: token ${id} has no content`);
+        throw invalid(`${inside('tokenizer_config.json')}: token ${quote(id)} has no content`);
       }
-      merged.add(content, Number(id), 'tokenizer_config.json', isObject(token) ? token : {});
+      const number = /^\d+$/.test(id) ? Number(id) : id;
+      merged.add(content, number, 'tokenizer_config.json', isJson(token) ? token : {});
     }
   }
   for (const [content, id] of Object.entries(files['added_tokens.json'] ?? {})) {
@@ -225,11 +219,11 @@ function checkIds(folder: string, model: BpeModel, added: AddedToken[], vocabSiz
   for (const [content, id] of all.flatMap((entries) => [...entries])) {
     const owner = owners.get(id);
     if (owner !== undefined && owner !== content) {
-      const both = `${JSON.stringify(owner)} and ${JSON.stringify(content)}`;
+      const both = `${quote(owner)} and ${quote(content)}`;
       throw invalid(`The tokenizer in ${folder} gives id ${id} to ${both}`);
     }
     owners.set(id, content);
-    if (id >= vocabSize) outside.push(`${JSON.stringify(content)} (${id})`);
+    if (id >= vocabSize) outside.push(`${quote(content)} (${id})`);
   }
   if (outside.length === 0) return;
   const shown = [...new Set(outside)];
@@ -241,8 +235,8 @@ function checkIds(folder: string, model: BpeModel, added: AddedToken[], vocabSiz
 }
 
 /** Ids that a post-processor of tokenizer.json puts in front of a text. */
-function processorFirst(processor: unknown, idOf: (content: string) => number): number[] {
-  if (!isObject(processor)) return [];
+function processorFirst(processor: unknown, idOf: (content: unknown) => number): number[] {
+  if (!isJson(processor)) return [];
   switch (processor.type) {
     case 'Sequence': {
       const parts = Array.isArray(processor.processors) ? processor.processors : [];
@@ -250,31 +244,35 @@ function processorFirst(processor: unknown, idOf: (content: string) => number): 
     }
     case 'TemplateProcessing': {
       const items = Array.isArray(processor.single) ? (processor.single as unknown[]) : [];
-      const end = items.findIndex((item) => isObject(item) && 'Sequence' in item);
+      const end = items.findIndex((item) => isJson(item) && 'Sequence' in item);
       return items.slice(0, Math.max(end, 0)).map((item) => {
-        const token = isObject(item) ? item.SpecialToken : undefined;
-        return idOf(String(isObject(token) ? token.id : token));
+        const token = isJson(item) ? item.SpecialToken : undefined;
+        return idOf(isJson(token) ? token.id : token);
       });
     }
     case 'BertProcessing':
     case 'RobertaProcessing':
-      return Array.isArray(processor.cls) ? [idOf(String(processor.cls[0]))] : [];
+      return Array.isArray(processor.cls) ? [idOf(processor.cls[0])] : [];
     default:
       return [];
   }
 }
 
+function nameOf(value: unknown): string {
+  return typeof value === 'string' ? value : '';
+}
+
 function firstIds(files: Record<string, Json | undefined>, ids: Map<string, number>): number[] {
-  const idOf = (content: string) => {
-    const id = ids.get(content);
+  const idOf = (content: unknown) => {
+    const id = typeof content === 'string' ? ids.get(content) : undefined;
     if (id !== undefined) return id;
-    throw invalid(`${JSON.stringify(content)} stands in front of every text but has no id`);
+    throw invalid(`${label(content)} stands in front of every text but has no id`);
   };
   const first = processorFirst(files['tokenizer.json']?.post_processor, idOf);
   if (first.length > 0) return first;
   const config = files['tokenizer_config.json'] ?? {};
   const bos = contentOf(config.bos_token ?? files['special_tokens_map.json']?.bos_token);
-  const llama = /^(Code)?Llama ?Tokenizer(Fast)?$/.test(String(config.tokenizer_class));
+  const llama = /^(Code)?Llama ?Tokenizer(Fast)?$/.test(nameOf(config.tokenizer_class));
   const adds = config.add_bos_token ?? llama;
   return adds === true && bos !== undefined ? [idOf(bos)] : [];
 }
@@ -284,11 +282,11 @@ function firstIds(files: Record<string, Json | undefined>, ids: Map<string, numb
  * @throws `ERR_MODEL_INVALID`, `ERR_MODEL_UNSUPPORTED`
  */
 export function readTokenizerFiles(folder: string, vocabSize: number): TokenizerFiles {
-  const names = ['tokenizer.json', 'tokenizer_config.json', 'added_tokens.json'];
-  const paths = [...names, 'special_tokens_map.json'].map((name) => join(folder, name));
-  const files: Record<string, Json | undefined> = {};
-  for (const path of paths) files[basename(path)] = readJson(path);
-  const tokenizer = files['tokenizer.json'];
+  const tokenizer = readJsonSync(folder, 'tokenizer.json', tokenizerRules);
+  const files: Record<string, Json | undefined> = { 'tokenizer.json': tokenizer };
+  for (const name of ['tokenizer_config.json', 'added_tokens.json', 'special_tokens_map.json']) {
+    files[name] = readJsonSync(folder, name, otherRules);
+  }
   if (!tokenizer) throw unsupported(`${folder} has no tokenizer.json`);
   const model = readModel(tokenizer, join(folder, 'tokenizer.json'));
   const added = mergeAdded(folder, files, model);

@@ -69,8 +69,12 @@ parentPort?.on('message', ({ number, ...request }: Request & { number: number })
     const { value, moved } = answer(request as Request);
     parentPort?.postMessage({ number, value } satisfies Reply, moved);
   } catch (error) {
-    const { name, message, stack } = error as Error;
-    const code = name === 'AnchorError' ? (codeOf(error) as ErrorCode) : 'ERR_MODEL_INVALID';
+    const { name, stack } = error as Error;
+    const isOurs = name === 'AnchorError';
+    const code = isOurs ? (codeOf(error) as ErrorCode) : 'ERR_MODEL_INVALID';
+    // What the library meets in rules that contradict themselves.
+    const problem = isOurs ? '' : 'The rules of tokenizer.json cannot be followed: ';
+    const message = problem + (error as Error).message;
     parentPort?.postMessage({ number, error: { code, message, stack } } satisfies Reply);
   }
 });

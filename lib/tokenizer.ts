@@ -2,10 +2,11 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { AnchorError } from './errors.js';
+import { sizeOf } from './files.js';
 import type { NewlineIds } from './tokenizer-bytes.js';
 import { OTHER_VOCABULARIES } from './tokenizer-files.js';
 import type { Opened, Request } from './tokenizer-worker.js';
-import { WorkerClient } from './worker-client.js';
+import { WorkerClient, WorkerLost } from './worker-client.js';
 
 type Client = WorkerClient<Request>;
 
@@ -54,11 +55,32 @@ export interface Tokenizer {
 /** Longest text in UTF-16 units: the time of any text stays bounded, seconds at this length. */
 const LONGEST_TEXT = 2 ** 24;
 
+/** Milliseconds that opening a tokenizer and encoding a text may take, the latter by its length. */
+const OPENING_TIME = 30_000;
+const ENCODING_TIME = 10_000;
+const TIME_OF_A_UNIT = 0.02;
+/** Requests that another's endless one cut short are asked again, this often at most. */
+const ATTEMPTS = 4;
+
 const shared: Client = new WorkerClient(
   new URL('./tokenizer-worker.js', import.meta.url),
   'tokenizer',
 );
 let numbers = 0;
+
+function seconds(milliseconds: number): string {
+  return `more than ${Math.ceil(milliseconds / 100) / 10} seconds`;
+}
+
+async function unlessLost<T>(call: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; ++attempt) {
+    try {
+      return await call();
+    } catch (error) {
+      if (!(error instanceof WorkerLost) || attempt === ATTEMPTS) throw error;
+    }
+  }
+}
 
 /** The worker's side of a tokenizer; opened again in a new worker when the old one died. */
 class Remote {
@@ -71,14 +93,19 @@ class Remote {
     private readonly client: Client,
     private readonly folder: string,
     private readonly vocabSize: number,
+    private readonly patience: number,
   ) {
     client.retain();
   }
 
   open(): Promise<Opened> {
     if (this.opening && this.isOpen) return this.opening;
-    const { number: tokenizer, folder, vocabSize } = this;
-    this.opening = this.client.ask<Opened>({ kind: 'open', tokenizer, folder, vocabSize });
+    const { number: tokenizer, folder, vocabSize, patience } = this;
+    const milliseconds = OPENING_TIME * patience;
+    const time = seconds(milliseconds);
+    const sentence = `Opening the tokenizer in ${folder} took ${time}, so it was ended`;
+    const request = { kind: 'open' as const, tokenizer, folder, vocabSize };
+    this.opening = this.client.ask<Opened>(request, { milliseconds, sentence });
     this.generation = this.client.generation;
     return this.opening;
   }
@@ -87,11 +114,19 @@ class Remote {
     return this.generation === this.client.generation;
   }
 
-  async ask(ofNumber: (tokenizer: number) => Request): Promise<Uint32Array> {
-    if (this.disposed) throw new AnchorError('ERR_DISPOSED', 'The model has been disposed');
-    // Without a pause, so that a `dispose` right behind comes behind in the worker too.
-    if (!this.isOpen) await this.open();
-    return this.client.ask<Uint32Array>(ofNumber(this.number));
+  /** `length` is that of the text, in UTF-16 units. */
+  ask(ofNumber: (tokenizer: number) => Request, length: number): Promise<Uint32Array> {
+    const milliseconds = (ENCODING_TIME + length * TIME_OF_A_UNIT) * this.patience;
+    const sentence =
+      `Encoding a text of ${length} characters took the tokenizer in ${this.folder} ` +
+      `${seconds(milliseconds)}, so it was ended; its patterns may need time without bound`;
+    return unlessLost(async () => {
+      if (this.disposed) throw new AnchorError('ERR_DISPOSED', 'The model has been disposed');
+      // Without a pause, so that a `dispose` right behind comes behind in the worker too.
+      if (!this.isOpen) await this.open();
+      const request = ofNumber(this.number);
+      return this.client.ask<Uint32Array>(request, { milliseconds, sentence });
+    });
   }
 
   dispose(): void {
@@ -99,7 +134,11 @@ class Remote {
     this.disposed = true;
     if (this.isOpen) {
       // A worker that dies now has forgotten the tokenizer too.
-      this.client.ask({ kind: 'close', tokenizer: this.number }).catch(() => {});
+      const patience = {
+        milliseconds: OPENING_TIME,
+        sentence: 'Closing a tokenizer took too long',
+      };
+      this.client.ask({ kind: 'close', tokenizer: this.number }, patience).catch(() => {});
     }
     this.client.release();
   }
@@ -117,13 +156,19 @@ class OpenTokenizer implements Tokenizer {
 
   async encode(text: string, options: EncodeOptions = {}): Promise<Uint32Array> {
     const settings = settingsOf(text, options);
-    return this.remote.ask((tokenizer) => ({ kind: 'encode', tokenizer, text, settings }));
+    return this.remote.ask(
+      (tokenizer) => ({ kind: 'encode', tokenizer, text, settings }),
+      text.length,
+    );
   }
 
   async encodeWithAnchors(text: string, options: AnchorEncodeOptions): Promise<Uint32Array> {
     const { anchorId, indent = 'none' } = options;
     const settings = { ...settingsOf(text, options), anchorId, indent };
-    return this.remote.ask((tokenizer) => ({ kind: 'anchors', tokenizer, text, settings }));
+    return this.remote.ask(
+      (tokenizer) => ({ kind: 'anchors', tokenizer, text, settings }),
+      text.length,
+    );
   }
 
   tokenBytes(id: number): Uint8Array {
@@ -194,7 +239,8 @@ function settingsOf(text: string, options: EncodeOptions) {
 }
 
 /**
- * Opens the tokenizer of a model folder. `client` is for tests.
+ * Opens the tokenizer of a model folder. `client`, and a factor on the time that requests may take,
+ * are for tests.
  * @returns `undefined` where the folder has no tokenizer files
  * @throws `ERR_MODEL_INVALID`, `ERR_MODEL_UNSUPPORTED`
  */
@@ -202,8 +248,9 @@ export async function openTokenizer(
   folder: string,
   vocabSize: number,
   client: Client = shared,
+  patience = 1,
 ): Promise<Tokenizer | undefined> {
-  if (!existsSync(join(folder, 'tokenizer.json'))) {
+  if ((await sizeOf(join(folder, 'tokenizer.json'))) === undefined) {
     const others = OTHER_VOCABULARIES.filter((name) => existsSync(join(folder, name)));
     if (others.length === 0) return undefined;
     throw new AnchorError(
@@ -212,9 +259,9 @@ export async function openTokenizer(
         "Python's AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it",
     );
   }
-  const remote = new Remote(client, folder, vocabSize);
+  const remote = new Remote(client, folder, vocabSize, patience);
   try {
-    return new OpenTokenizer(remote, await remote.open());
+    return new OpenTokenizer(remote, await unlessLost(() => remote.open()));
   } catch (error) {
     remote.dispose();
     throw error;

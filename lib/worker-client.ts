@@ -9,13 +9,27 @@ export type Reply =
   | { number: number; error: { code: ErrorCode; message: string; stack: string | undefined } };
 
 interface Pending {
+  patience: Patience | undefined;
   resolve(value: unknown): void;
   reject(error: Error): void;
 }
 
+/** How long a request may keep the worker, and what to say when it did for longer. */
+export interface Patience {
+  milliseconds: number;
+  sentence: string;
+}
+
+/** Rejects what waited behind a request that had to be ended: it may be asked again. */
+export class WorkerLost extends AnchorError {}
+
 /**
  * A worker that starts with the first request and keeps the process alive only while an answer is
  * due. When it dies, the requests that wait are rejected; the next one starts another worker.
+ *
+ * The rules of a tokenizer are a stranger's patterns, which may take longer than anyone lives. The
+ * worker answers in order, so the first request that waits is the one at work: when it takes longer
+ * than its patience, if it has one, the worker is ended and it is rejected with `ERR_MODEL_INVALID`.
  */
 export class WorkerClient<Request extends object> {
   private worker: Worker | undefined;
@@ -23,6 +37,7 @@ export class WorkerClient<Request extends object> {
   private numbers = 0;
   private starts = 0;
   private users = 0;
+  private clock: NodeJS.Timeout | undefined;
 
   /** `name` is what the worker is called: in its thread's name and where it fails. */
   constructor(
@@ -46,14 +61,35 @@ export class WorkerClient<Request extends object> {
     this.rest();
   }
 
-  ask<Value>(request: Request): Promise<Value> {
+  ask<Value>(request: Request, patience?: Patience): Promise<Value> {
     const worker = this.start();
     const number = ++this.numbers;
     return new Promise<Value>((resolve, reject) => {
-      this.pending.set(number, { resolve: resolve as (value: unknown) => void, reject });
+      const answer = resolve as (value: unknown) => void;
+      this.pending.set(number, { patience, resolve: answer, reject });
+      if (this.pending.size === 1) this.watch();
       worker.ref();
       worker.postMessage({ number, ...request });
     });
+  }
+
+  // Begins the time of the request at work.
+  private watch(): void {
+    clearTimeout(this.clock);
+    const [[number, { patience }] = [0, { patience: undefined }]] = this.pending;
+    if (!patience) return;
+    const expire = () => {
+      // After the answers that came while this thread was busy.
+      setImmediate(() => {
+        const pending = this.pending.get(number);
+        if (!pending || !this.worker) return;
+        this.pending.delete(number);
+        this.lose(this.worker, new WorkerLost('ERR_ADDON', 'it was ended for another text'));
+        pending.reject(new AnchorError('ERR_MODEL_INVALID', patience.sentence));
+      });
+    };
+    this.clock = setTimeout(expire, patience.milliseconds);
+    this.clock.unref();
   }
 
   private rest(): void {
@@ -80,6 +116,7 @@ export class WorkerClient<Request extends object> {
     const pending = this.pending.get(reply.number);
     if (worker !== this.worker || !pending) return;
     this.pending.delete(reply.number);
+    this.watch();
     if (this.pending.size === 0) worker.unref();
     this.rest();
     if ('value' in reply) {
@@ -97,13 +134,15 @@ export class WorkerClient<Request extends object> {
     this.worker = undefined;
     void worker.terminate();
     const memory = codeOf(cause) === 'ERR_WORKER_OUT_OF_MEMORY';
-    const error = new AnchorError(
+    const Kind = cause instanceof WorkerLost ? WorkerLost : AnchorError;
+    const error = new Kind(
       memory ? 'ERR_OUT_OF_MEMORY' : 'ERR_ADDON',
       `The ${this.name}'s worker thread failed: ${(cause as Error).message}`,
       { cause },
     );
     const waiting = [...this.pending.values()];
     this.pending.clear();
+    this.watch();
     for (const pending of waiting) pending.reject(error);
   }
 }
