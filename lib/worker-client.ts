@@ -29,7 +29,7 @@ export class WorkerLost extends AnchorError {}
  *
  * The rules of a tokenizer are a stranger's patterns, which may take longer than anyone lives. The
  * worker answers in order, so the first request that waits is the one at work: when it takes longer
- * than its patience, if it has one, the worker is ended and it is rejected with `ERR_MODEL_INVALID`.
+ * than its patience, if it has one, the worker is ended and it rejects with `ERR_MODEL_INVALID`.
  */
 export class WorkerClient<Request extends object> {
   private worker: Worker | undefined;
@@ -76,7 +76,9 @@ export class WorkerClient<Request extends object> {
   // Begins the time of the request at work.
   private watch(): void {
     clearTimeout(this.clock);
-    const [[number, { patience }] = [0, { patience: undefined }]] = this.pending;
+    const [first] = this.pending;
+    if (!first) return;
+    const [number, { patience }] = first;
     if (!patience) return;
     const expire = () => {
       // After the answers that came while this thread was busy.
