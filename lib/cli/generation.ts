@@ -1,6 +1,6 @@
 /** What the commands that generate share: their options, and the way from a prompt to figures. */
 import { type Command, Option } from 'commander';
-import type { CacheType, ComputeMode, Model, Session } from '../../types/api.js';
+import type { CacheType, Model, Session } from '../../types/api.js';
 import { loadModel } from '../load.js';
 import { parseOptions } from '../options.js';
 import { defined } from '../validate.js';
@@ -19,12 +19,19 @@ import { showFigures } from './figures.js';
 import type { Host } from './host.js';
 import { PromptProgress } from './progress.js';
 import { Run } from './run.js';
-import { addPolicyOptions, addTextOptions, carriedModel, demonstrationNote } from './shared.js';
+import {
+  addEngineOptions,
+  addPolicyOptions,
+  addTextOptions,
+  carriedModel,
+  demonstrationNote,
+  type EngineOptions,
+} from './shared.js';
 
 const defaultTokens = 256;
 
 /** Options of every command that generates. */
-export interface GenerationFlags extends PolicyOptions, TextOptions {
+export interface GenerationFlags extends PolicyOptions, TextOptions, EngineOptions {
   model?: string;
   maxTokens?: number;
   temperature?: number;
@@ -37,9 +44,6 @@ export interface GenerationFlags extends PolicyOptions, TextOptions {
   generationConfig?: 'model' | 'ignore';
   cacheType?: CacheType;
   context?: number;
-  compute?: ComputeMode;
-  threads?: number;
-  maxMemory?: number;
   echo?: boolean;
   json?: boolean;
   quiet?: boolean;
@@ -78,7 +82,7 @@ export function addGenerationOptions(command: Command, echo: string): Command {
       ).choices(['model', 'ignore']),
     );
   addPolicyOptions(command);
-  return addTextOptions(command)
+  addTextOptions(command)
     .addOption(
       new Option('--cache-type <type>', 'type of the rows (default: by --compute)').choices([
         'f32',
@@ -91,16 +95,8 @@ export function addGenerationOptions(command: Command, echo: string): Command {
       '--context <tokens>',
       "tokens that the text may have (default: the model's)",
       parseCount,
-    )
-    .optionsGroup('Engine:')
-    .addOption(
-      new Option('--compute <mode>', "arithmetic (default: by the weights' type)").choices([
-        'exact',
-        'bf16',
-      ]),
-    )
-    .option('--threads <n>', 'worker threads (default: one per physical core)', parseCount)
-    .option('--max-memory <bytes>', 'refuse to take more', parseCount)
+    );
+  return addEngineOptions(command)
     .optionsGroup('Output:')
     .addOption(new Option('--echo', echo).conflicts('json'))
     .option('--json', 'print one JSON object at the end instead of the text')

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { type Command, Option } from 'commander';
+import type { ComputeMode } from '../../types/api.js';
 import {
   parseCount,
   parseCountOrNone,
@@ -26,6 +27,13 @@ export function demonstrationNote(folder: string): string | undefined {
   if (basename(folder) !== demonstration) return undefined;
   const rest = 'its code looks plausible, but it knows little.';
   return `${demonstration} is a small demonstration model: ${rest}`;
+}
+
+/** Options about how a model is computed. */
+export interface EngineOptions {
+  compute?: ComputeMode;
+  threads?: number;
+  maxMemory?: number;
 }
 
 /** Adds the options that name a policy, word by word. */
@@ -58,4 +66,18 @@ export function addTextOptions(command: Command): Command {
     .addOption(
       new Option('--indent <kind>', 'four blanks become a tab').choices(['none', 'tab4'] as const),
     );
+}
+
+/** Adds the options about how a model is computed. */
+export function addEngineOptions(command: Command): Command {
+  return command
+    .optionsGroup('Engine:')
+    .addOption(
+      new Option('--compute <mode>', "arithmetic (default: by the weights' type)").choices([
+        'exact',
+        'bf16',
+      ]),
+    )
+    .option('--threads <n>', 'worker threads (default: one per physical core)', parseCount)
+    .option('--max-memory <bytes>', 'refuse to take more', parseCount);
 }

@@ -36,7 +36,7 @@ describe('README.md', () => {
   });
 
   test('its command lines have options that exist', () => {
-    const help = ['generate', 'inspect'].map(
+    const help = ['generate', 'inspect', 'compare'].map(
       (name) => node(['dist/lib/cli.js', name, '--help']).stdout,
     );
     const lines = blocks('sh').filter((block) => block.includes('anchorcoder'));
