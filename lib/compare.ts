@@ -1,5 +1,5 @@
 /** One text under several policies and types of the cache, against the model's own attention. */
-import type { CompareOptions, Comparison, ComparisonCase, Model } from '../types/api.js';
+import type { CompareOptions, Comparison, ComparisonCase, Model, ModelInfo } from '../types/api.js';
 import { ComparedText, ComparisonRun, type NamedCase } from './compare-run.js';
 import { AnchorError, throwIfAborted } from './errors.js';
 import { ModelHandle } from './model.js';
@@ -63,15 +63,19 @@ async function readIds(
   prompt: string | ArrayLike<number>,
   { parseSpecial = false, decodeTokens = 0 }: Parsed<'compare'>,
 ): Promise<Uint32Array> {
-  const { vocabSize, contextLength } = model.info;
-  const admit = (count: number) => {
-    if (count + decodeTokens <= contextLength) return;
-    const more = decodeTokens > 0 ? ` and ${decodeTokens} more are to be generated` : '';
-    const held = `the model's context is ${contextLength}`;
-    throw new AnchorError('ERR_CONTEXT_LENGTH', `The text has ${count} tokens${more}, but ${held}`);
-  };
-  if (typeof prompt !== 'string') return checkIds(prompt, vocabSize, 'prompt', admit);
+  const admit = (count: number) => admitTokens(count, decodeTokens, model.info);
+  if (typeof prompt !== 'string') {
+    return checkIds(prompt, model.info.vocabSize, 'prompt', admit);
+  }
   const ids = await model.tokenize(prompt, { parseSpecial });
   admit(ids.length);
   return ids;
+}
+
+/** @throws `ERR_CONTEXT_LENGTH` */
+export function admitTokens(count: number, decodeTokens: number, { contextLength }: ModelInfo) {
+  if (count + decodeTokens <= contextLength) return;
+  const more = decodeTokens > 0 ? ` and ${decodeTokens} more are to be generated` : '';
+  const held = `the model's context is ${contextLength}`;
+  throw new AnchorError('ERR_CONTEXT_LENGTH', `The text has ${count} tokens${more}, but ${held}`);
 }

@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { CachePolicy, CacheType, ComparisonCase, Model } from '../../types/api.js';
 import { version } from '../binding.js';
-import { compare } from '../compare.js';
+import { admitTokens, compare } from '../compare.js';
 import { codeOf } from '../errors.js';
 import { loadModel } from '../load.js';
 import { parseOptions } from '../options.js';
@@ -99,6 +99,7 @@ async function run(argument: string | undefined, flags: CompareFlags, host: Host
   note(demonstrationNote(model.info.folder));
   for (const warning of model.info.warnings) note(warning);
   const ids = await model.tokenize(text, { parseSpecial: flags.parseSpecial ?? false });
+  admitTokens(ids.length, flags.decode ?? 0, model.info);
   const cases = casesOf(flags) ?? (await usualCases(model, ids, signal));
   const progress = new PromptProgress(host.stderr);
   const onProgress = flags.quiet ? undefined : progress.update;
@@ -161,13 +162,13 @@ async function usualCases(
   using session = model.createSession({ policy: anchor });
   await session.append(ids, { signal });
   const dense = denseLayers(session.policy, layers);
-  const rows = session.stats().rowsPerLayer.find((_, layer) => !dense.includes(layer)) ?? 0;
-  const size = Math.max(1, rows - usualSinks);
-  return [
-    { policy: trainedForAnchors ? { kind: 'full' } : anchor },
-    { policy: { kind: 'window', size, sinks: usualSinks, denseLayers: dense } },
-    { cacheType: 'int8' },
-  ];
+  const rows = session.stats().rowsPerLayer.find((_, layer) => !dense.includes(layer));
+  const cases: ComparisonCase[] = [{ policy: trainedForAnchors ? { kind: 'full' } : anchor }];
+  if (rows !== undefined) {
+    const size = Math.max(1, rows - usualSinks);
+    cases.push({ policy: { kind: 'window', size, sinks: usualSinks, denseLayers: dense } });
+  }
+  return [...cases, { cacheType: 'int8' }];
 }
 
 function withPlainArrays(_: string, value: unknown): unknown {

@@ -120,13 +120,18 @@ describe('one sentence and an exit code', () => {
     ['one token to decode', ['--decode', '1', text], 2],
     ['two outputs on stdout', ['--json', '-', '--svg', '-', text], 2],
     ['no text', [], 2],
-    ['a text beyond the context', [text.repeat(40)], 1],
+    ['a text and tokens beyond the context', ['--decode', '2048', text], 1],
     ['a folder that is not there', ['--model', join(folder, 'none'), text], 1],
   ])('%s', async (_, args, expected) => {
     const { stdout, stderr, code } = await run(['-q', ...args]);
     expect(code).toBe(expected);
     expect(stdout).toBe('');
     expect(stderr).toMatch(/^ERR_[A-Z_]+: [^\n]+\n$/);
+  });
+
+  test('a text beyond the context: how long it is, and how long it may be', async () => {
+    const { stderr } = await run(['-q', text.repeat(40)]);
+    expect(stderr).toMatch(/^ERR_CONTEXT_LENGTH: The text has \d+ tokens, but .* is 2048\n$/);
   });
 
   test('a file that cannot be written, after the tables', async () => {
