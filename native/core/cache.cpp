@@ -76,6 +76,14 @@ void Segment::truncate(int32_t row) {
   if (static_cast<size_t>(keep) < columns_.size()) columns_.resize(static_cast<size_t>(keep));
 }
 
+void Segment::count(BlockCounts& counts, int32_t by) const {
+  for (const BlockColumn& column : columns_) {
+    const auto at = counts.try_emplace(column.get(), 0).first;
+    at->second += by;
+    if (at->second == 0) counts.erase(at);
+  }
+}
+
 SegmentTable Segment::table() const {
   return {columns_.empty() ? nullptr : table_.data(), static_cast<int32_t>(stride_), firstBlock_};
 }
@@ -108,6 +116,22 @@ void SequenceCache::truncate(int32_t position, int32_t kept) {
     layer.positional.truncate(position);
     layer.released = std::min(layer.released, position);
     if (layer.hasKept) layer.kept.truncate(kept);
+  }
+}
+
+void SequenceCache::allocate(std::span<const int32_t> released, int32_t position, int32_t kept) {
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    Layer& layer = layers_[l];
+    layer.positional.reserve(context_, shape_, released[l], position);
+    layer.released = released[l];
+    if (layer.hasKept) layer.kept.reserve(context_, shape_, 0, kept);
+  }
+}
+
+void SequenceCache::count(BlockCounts& counts, int32_t by) const {
+  for (const auto& layer : layers_) {
+    layer.positional.count(counts, by);
+    layer.kept.count(counts, by);
   }
 }
 

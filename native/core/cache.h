@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "core/device.h"
@@ -31,6 +33,8 @@ class BlockMemory {
 };
 
 using BlockColumn = std::shared_ptr<BlockMemory>;
+// Columns, and how many holders among some caches each has.
+using BlockCounts = std::unordered_map<const BlockMemory*, int32_t>;
 
 struct CacheShape {
   int32_t layers = 0;
@@ -44,6 +48,11 @@ struct CacheShape {
     const size_t scales = storage == DType::i8 ? 2 * sizeof(float) : 0;
     return static_cast<size_t>(kvHeads) *
            (2 * static_cast<size_t>(headDim) * dtypeBytes(storage) + scales);
+  }
+  // The same in a RowStream, with what pads values.
+  size_t streamRowBytes() const {
+    const auto padding = static_cast<size_t>(valueStride(headDim) - headDim);
+    return rowBytes() + static_cast<size_t>(kvHeads) * padding * dtypeBytes(storage);
   }
 };
 
@@ -59,6 +68,7 @@ class Segment {
 
   SegmentTable table() const;
   size_t columns() const { return columns_.size(); }
+  void count(BlockCounts& counts, int32_t by) const;
 
  private:
   void rebuildTable(const CacheShape& shape);
@@ -79,6 +89,7 @@ class SequenceCache {
   SequenceCache(const SequenceCache&) = default;
   SequenceCache& operator=(const SequenceCache&) = default;
   SequenceCache(SequenceCache&&) = default;
+  SequenceCache& operator=(SequenceCache&&) = default;
 
   const CacheShape& shape() const { return shape_; }
   void reserve(int32_t from, int32_t to, int32_t keptFrom, int32_t keptTo);
@@ -87,9 +98,14 @@ class SequenceCache {
   // Lowest row that the layer still holds.
   int32_t released(int32_t layer) const { return layers_[static_cast<size_t>(layer)].released; }
   void truncate(int32_t position, int32_t kept);
+  // Makes room in an empty cache for the rows of `position` tokens, but for those of each layer
+  // below `released` (layers). Throws Error (outOfMemory).
+  void allocate(std::span<const int32_t> released, int32_t position, int32_t kept);
 
   LayerCache layer(int32_t index) const;
   size_t bytes() const;  // of all blocks held, shared ones included
+  // Adds `by` to the count of each column held; a count that reaches 0 is left out.
+  void count(BlockCounts& counts, int32_t by) const;
 
  private:
   struct Layer {

@@ -48,8 +48,10 @@ class Executor::Claim {
   std::shared_ptr<Session> session_;
 };
 
-Executor::Executor(std::shared_ptr<Model> model, std::function<void()> stopped)
+Executor::Executor(std::shared_ptr<Model> model, std::function<void()> stopped,
+                   uint64_t prefixBytes)
     : model_(std::move(model)),
+      prefixes_(prefixBytes),
       stopped_(std::move(stopped)),
       noMemory_(ErrorCode::outOfMemory, "There is no memory left"),
       sessionGone_(disposedError("session")) {
@@ -66,17 +68,46 @@ void Executor::join() {
 }
 
 std::shared_ptr<Session> Executor::createSession(Policy policy, int32_t contextLength,
-                                                 DType storage) {
+                                                 DType storage, bool usesPrefixes) {
   auto session = std::make_shared<Session>(model_, std::move(policy), contextLength, storage);
+  session->usesPrefixes = usesPrefixes && prefixes_.enabled();
   addSession(session);
   return session;
 }
 
-std::shared_ptr<Session> Executor::fork(const std::shared_ptr<Session>& session, int32_t at) {
+std::shared_ptr<Session> Executor::fork(const std::shared_ptr<Session>& session, int32_t at,
+                                        int32_t contextLength) {
   const Claim claim(*this, session);
-  auto copy = session->fork(at);
+  auto copy = session->fork(at, contextLength > 0 ? contextLength : session->contextLength());
   addSession(copy);
   return copy;
+}
+
+std::shared_ptr<Session> Executor::restore(const Policy& policy, int32_t contextLength,
+                                           DType storage, bool usesPrefixes,
+                                           const SessionState& state) {
+  for (;;) {
+    try {
+      auto session = std::make_shared<Session>(model_, policy, contextLength, storage, state);
+      session->usesPrefixes = usesPrefixes && prefixes_.enabled();
+      addSession(session);
+      return session;
+    } catch (const Error& error) {
+      if (error.code != ErrorCode::outOfMemory || !prefixes_.shrink()) throw;
+    }
+  }
+}
+
+size_t Executor::readRows(const std::shared_ptr<Session>& session, RowStream& rows,
+                          std::span<uint8_t> out) {
+  const Claim claim(*this, session);
+  return rows.read(out);
+}
+
+size_t Executor::writeRows(const std::shared_ptr<Session>& session, RowStream& rows,
+                           std::span<const uint8_t> in) {
+  const Claim claim(*this, session);
+  return rows.write(in);
 }
 
 void Executor::addSession(const std::shared_ptr<Session>& session) {
@@ -110,6 +141,8 @@ void Executor::append(const std::shared_ptr<Session>& session, std::span<const u
   auto job = std::make_shared<Job>(Job::Kind::append, session);
   job->logits = logits;
   job->firstNew = session->position();
+  // Every token's logits need every token's pass.
+  job->seeksPrefix = session->usesPrefixes && session->cached() == 0 && logits != LogitsWanted::all;
   job->appended = std::move(done);
   if (logits == LogitsWanted::all) {
     job->collected.reserve(ids.size() * static_cast<size_t>(model_->config().vocabSize));

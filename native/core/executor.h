@@ -18,8 +18,10 @@
 
 #include "core/error.h"
 #include "core/model.h"
+#include "core/prefix_cache.h"
 #include "core/sampler.h"
 #include "core/session.h"
+#include "core/snapshot.h"
 
 namespace anchorcoder {
 
@@ -63,7 +65,9 @@ using BatchKey = std::tuple<int32_t, int32_t, bool>;
 class Executor {
  public:
   // `stopped` is called on the executor's thread when a stop has taken effect.
-  explicit Executor(std::shared_ptr<Model> model, std::function<void()> stopped = {});
+  // `prefixBytes`: what rows of prefixes may take that no session holds any more, 0: none are kept.
+  explicit Executor(std::shared_ptr<Model> model, std::function<void()> stopped = {},
+                    uint64_t prefixBytes = 0);
   ~Executor();  // stops and joins
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -71,8 +75,18 @@ class Executor {
   const std::shared_ptr<Model>& model() const { return model_; }
 
   // These throw Error at once for what is wrong with the call itself (busy, disposed, ...).
-  std::shared_ptr<Session> createSession(Policy policy, int32_t contextLength, DType storage);
-  std::shared_ptr<Session> fork(const std::shared_ptr<Session>& session, int32_t at);
+  std::shared_ptr<Session> createSession(Policy policy, int32_t contextLength, DType storage,
+                                         bool usesPrefixes = false);
+  // `contextLength` 0: the session's.
+  std::shared_ptr<Session> fork(const std::shared_ptr<Session>& session, int32_t at,
+                                int32_t contextLength = 0);
+  // With the rows still to be written.
+  std::shared_ptr<Session> restore(const Policy& policy, int32_t contextLength, DType storage,
+                                   bool usesPrefixes, const SessionState& state);
+  // Reads or writes the rows of a session, which must be the stream's.
+  size_t readRows(const std::shared_ptr<Session>& session, RowStream& rows, std::span<uint8_t> out);
+  size_t writeRows(const std::shared_ptr<Session>& session, RowStream& rows,
+                   std::span<const uint8_t> in);
   void append(const std::shared_ptr<Session>& session, std::span<const uint32_t> ids,
               LogitsWanted logits, AppendDone done);
   void startGenerate(const std::shared_ptr<Session>& session, GenerateOptions options);
@@ -92,6 +106,7 @@ class Executor {
   void join();
   bool finished() const { return finished_; }
   size_t sessionCount();
+  PrefixStats prefixStats() const { return prefixes_.stats(); }
 
  private:
   using Lock = std::unique_lock<std::mutex>;
@@ -110,6 +125,8 @@ class Executor {
   void clearSessions();
   void control(Calls& calls);
   void finishJob(Job& job, Calls& calls);
+  void findPrefix(Job& job);
+  void remember(const std::shared_ptr<Session>& session) noexcept;
   void waitForReaders(Lock& lock);
   void collect(Batch& batch);
   bool chooseKey();
@@ -125,6 +142,7 @@ class Executor {
   void learnBudget(int32_t tokens, std::chrono::steady_clock::duration time);
 
   std::shared_ptr<Model> model_;
+  PrefixCache prefixes_;
   std::function<void()> stopped_;
   std::mutex mutex_;
   std::condition_variable wake_;

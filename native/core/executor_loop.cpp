@@ -50,7 +50,7 @@ std::function<void()> clearing(std::shared_ptr<Session> session) {
 }
 
 bool isRunnable(const Job& job) {
-  if (job.failure || job.over || job.ending) return false;
+  if (job.failure || job.over || job.ending || job.seeksPrefix) return false;
   return job.kind == Job::Kind::append || (job.samples() && job.hasCredit());
 }
 
@@ -68,6 +68,7 @@ void Executor::loop() {
     batch.clear();
   }
   clearSessions();
+  prefixes_.clear();
   model_->unload();
   finished_ = true;
   if (stopped_) stopped_();
@@ -120,6 +121,9 @@ void Executor::control(Calls& calls) {
     if (job->ending) job->over = true;
     if (job->over) {
       finishJob(*job, calls);
+    } else if (job->seeksPrefix) {
+      // Without the lock, since there may be much to compare.
+      calls.push_back([this, job] { findPrefix(*job); });
     } else if (job->kind == Job::Kind::generate) {
       answerReader(*job, calls);
     }
@@ -131,11 +135,33 @@ void Executor::control(Calls& calls) {
   }
 }
 
+void Executor::findPrefix(Job& job) {
+  try {
+    prefixes_.adopt(*job.session);
+  } catch (const std::exception&) {
+    // There was no memory: the text is read from its beginning.
+  }
+  job.seeksPrefix = false;
+}
+
+// Keeps what the session has read for others, and lets go of it.
+void Executor::remember(const std::shared_ptr<Session>& session) noexcept {
+  try {
+    prefixes_.add(*session);
+  } catch (const std::exception&) {
+    // There was no memory.
+  }
+  const Lock lock(mutex_);
+  // Who disposed it meanwhile left it to us.
+  if (session->disposed) session->clear();
+  session->busy = false;
+}
+
 // Either answers everything or, where there is no memory, throws and changes nothing.
 void Executor::finishJob(Job& job, Calls& calls) {
-  calls.reserve(calls.size() + 3);
+  calls.reserve(calls.size() + 4);
   Session& session = *job.session;
-  std::function<void()> clear, reader, last;
+  std::function<void()> clear, keep, reader, last;
   if (session.disposed) clear = clearing(job.session);
   if (job.kind == Job::Kind::append) {
     const auto logits = std::make_shared<std::vector<float>>();
@@ -163,13 +189,18 @@ void Executor::finishJob(Job& job, Calls& calls) {
       last = [done = job.ended, failure] { done(failure ? &*failure : nullptr); };
     }
   }
-  for (auto* call : {&clear, &reader, &last}) {
+  const bool failed = job.failure && job.failure->code != ErrorCode::aborted;
+  if (session.usesPrefixes && !session.disposed && !failed) {
+    keep = [this, kept = job.session] { remember(kept); };
+  }
+  const bool keeps = static_cast<bool>(keep);
+  for (auto* call : {&clear, &keep, &reader, &last}) {
     if (*call) calls.push_back(std::move(*call));
   }
   job.reader = nullptr;
   session.publish();
   session.job = nullptr;
-  if (!session.disposed) session.busy = false;
+  if (!session.disposed && !keeps) session.busy = false;
   job.finished = true;
 }
 
@@ -241,6 +272,8 @@ void Executor::runPass(Batch batch) {
     RowSaver saver(batch);
     if (!batch.empty()) logits = model_->forward(items, &saver);
   } catch (const Error& error) {
+    // What nobody asks for at present gives way.
+    if (error.code == ErrorCode::outOfMemory && prefixes_.shrink()) return runPass(batch);
     return failOrSplit(batch, error);
   } catch (const std::exception&) {
     return failOrSplit(batch, noMemory_);

@@ -33,6 +33,7 @@ struct Job {
   // append
   LogitsWanted logits = LogitsWanted::none;
   int32_t firstNew = 0;  // position of the first appended id
+  bool seeksPrefix = false;
   std::vector<float> collected;
   AppendDone appended;
 

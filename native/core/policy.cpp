@@ -120,11 +120,12 @@ int32_t PolicyState::lastCloserBelow(int32_t position) const {
   return after == closers_.begin() ? -1 : *(after - 1);
 }
 
+int32_t PolicyState::lineStart(int32_t position) const { return lastCloserBelow(position) + 1; }
+
 int32_t PolicyState::windowStart(int32_t position) const {
-  const int32_t lineStart = lastCloserBelow(position) + 1;
-  if (policy_->window == 0) return lineStart;
+  if (policy_->window == 0) return lineStart(position);
   const int32_t window = std::max(0, position - policy_->window + 1);
-  return policy_->line ? std::min(lineStart, window) : window;
+  return policy_->line ? std::min(lineStart(position), window) : window;
 }
 
 int32_t PolicyState::layerStart(int32_t layer, int32_t position, int32_t anchoredStart) const {

@@ -50,6 +50,8 @@ struct Policy {
   }
   // Throws Error (invalidArgument) for what cannot run on `layers` layers.
   void validate(int32_t layers, int32_t vocabSize) const;
+
+  bool operator==(const Policy&) const = default;
 };
 
 // Key positions of an anchor at `anchor`, head by head (multi-head positional encoding). `previous`
@@ -74,6 +76,8 @@ class PolicyState {
   int32_t anchorCount() const { return anchorCount_; }
   int32_t insertedCount() const { return insertedCount_; }
 
+  // Position after the last token before `position` that closes a line.
+  int32_t lineStart(int32_t position) const;
   // First position that a token at `position` sees beside kept rows in anchored layers without a
   // window of the model's own; position <= size().
   int32_t windowStart(int32_t position) const;

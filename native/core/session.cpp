@@ -2,7 +2,9 @@
 #include "core/session.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 
@@ -10,19 +12,34 @@ namespace anchorcoder {
 
 namespace {
 
-Policy validated(Policy policy, const ModelConfig& config) {
+std::shared_ptr<const Policy> validated(Policy policy, const ModelConfig& config) {
   policy.modelWindows = config.windows;
   policy.validate(config.layers, config.vocabSize);
-  return policy;
+  return std::make_shared<const Policy>(std::move(policy));
+}
+
+[[noreturn]] void refuse(const std::string& message) {
+  throw Error(ErrorCode::invalidArgument, message);
 }
 
 }  // namespace
 
 Session::Session(std::shared_ptr<Model> model, Policy policy, int32_t contextLength, DType storage)
+    : Session(model, validated(std::move(policy), model->config()), contextLength, storage) {}
+
+Session::Session(std::shared_ptr<Model> model, Policy policy, int32_t contextLength, DType storage,
+                 const SessionState& state)
+    : Session(std::move(model), std::move(policy), contextLength, storage) {
+  restore(state);
+}
+
+Session::Session(std::shared_ptr<Model> model, std::shared_ptr<const Policy> policy,
+                 int32_t contextLength, DType storage)
     : model_(std::move(model)),
-      policy_(validated(std::move(policy), model_->config())),
+      policy_(std::move(policy)),
       contextLength_(contextLength),
-      sequence_(&policy_, SequenceCache(model_->context(), model_->cacheShape(storage), policy_)) {
+      sequence_(policy_.get(),
+                SequenceCache(model_->context(), model_->cacheShape(storage), *policy_)) {
   if (contextLength < 1 || contextLength > model_->config().contextLength) {
     throw Error(ErrorCode::invalidArgument, "Expected contextLength to be from 1 to " +
                                                 std::to_string(model_->config().contextLength) +
@@ -52,7 +69,7 @@ void Session::checkAppend(std::span<const uint32_t> ids) const {
 }
 
 bool Session::canCut(int32_t to) const {
-  if (to == cached() || !policy_.anyLeaves()) return true;
+  if (to == cached() || !policy_->anyLeaves()) return true;
   const int32_t anchoredStart = sequence_.state.windowStart(to);
   for (int32_t l = 0; l < model_->config().layers; ++l) {
     const int32_t start = sequence_.state.layerStart(l, to, anchoredStart);
@@ -92,7 +109,7 @@ void Session::truncate(int32_t to) {
 
 void Session::commit(int32_t to) {
   to = std::min(to, cached());
-  if (policy_.anyLeaves()) {
+  if (policy_->anyLeaves()) {
     const int32_t anchoredStart = sequence_.state.windowStart(to);
     for (int32_t l = 0; l < model_->config().layers; ++l) {
       sequence_.cache.releaseBefore(l, sequence_.state.layerStart(l, to, anchoredStart));
@@ -102,23 +119,65 @@ void Session::commit(int32_t to) {
                 [&](const SavedRow& row) { return !row.endsLine && row.position < to - 1; });
 }
 
-std::shared_ptr<Session> Session::fork(int32_t at) const {
-  auto copy =
-      std::make_shared<Session>(model_, policy_, contextLength_, sequence_.cache.shape().storage);
+std::shared_ptr<Session> Session::fork(int32_t at, int32_t contextLength) const {
+  const DType storage = sequence_.cache.shape().storage;
+  const std::shared_ptr<Session> copy(new Session(model_, policy_, contextLength, storage));
   Sequence& sequence = copy->sequence_;
+  if (sequence.longRope != sequence_.longRope) {
+    refuse("Expected contextLength to be on the same side of " +
+           std::to_string(model_->config().originalContext) +
+           ", where this model's rotary frequencies change, but received " +
+           std::to_string(contextLength));
+  }
+  if (at > contextLength) {
+    throw Error(ErrorCode::contextLength, "Expected at most " + std::to_string(contextLength) +
+                                              " tokens, but the fork begins with " +
+                                              std::to_string(at));
+  }
   sequence.ids = sequence_.ids;
-  sequence.state = PolicyState(&copy->policy_, sequence_.state);
+  sequence.state = PolicyState(copy->policy_.get(), sequence_.state);
   sequence.cache = sequence_.cache;
   copy->saved_ = saved_;
+  copy->reused_ = reused_;
+  copy->usesPrefixes = usesPrefixes;
   copy->truncate(at);
   return copy;
 }
 
+int32_t Session::forkPoint(int32_t most) const {
+  const int32_t at = std::min(most, cached());
+  if (canCut(at)) return at;
+  // Rows that left before `at` left before any earlier token too, but for the ends of lines.
+  const int32_t lineStart = sequence_.state.lineStart(at);
+  return canCut(lineStart) ? lineStart : 0;
+}
+
+bool Session::agreesWith(const Session& other) const {
+  return sequence_.longRope == other.sequence_.longRope &&
+         sequence_.cache.shape().storage == other.sequence_.cache.shape().storage &&
+         (policy_ == other.policy_ || *policy_ == *other.policy_);
+}
+
+void Session::beginLike(const Session& other, int32_t at) {
+  const auto copy = other.fork(at, other.contextLength_);
+  // Nothing below can fail.
+  policy_ = copy->policy_;
+  sequence_.state = std::move(copy->sequence_.state);
+  sequence_.cache = std::move(copy->sequence_.cache);
+  saved_ = std::move(copy->saved_);
+  reused_ = at;
+  publish();
+}
+
 void Session::saveHidden(int32_t at, std::span<const float> row) {
-  const bool endsLine = policy_.anyAnchored() && sequence_.state.closesLine(at);
+  const bool endsLine = policy_->anyAnchored() && sequence_.state.closesLine(at);
   dropSaved(at);  // of a pass that failed after it had saved some
-  saved_.push_back(
-      {at, endsLine, std::make_shared<const std::vector<float>>(row.begin(), row.end())});
+  saved_.push_back({at, endsLine, std::make_shared<std::vector<float>>(row.begin(), row.end())});
+}
+
+bool Session::hasHidden(int32_t at) const {
+  return std::any_of(saved_.begin(), saved_.end(),
+                     [&](const SavedRow& saved) { return saved.position == at; });
 }
 
 const float* Session::lastHidden() {
@@ -134,6 +193,82 @@ const float* Session::lastHidden() {
   return nullptr;
 }
 
+SessionState Session::state() const {
+  SessionState state;
+  state.ids = sequence_.ids;
+  state.cached = cached();
+  for (int32_t l = 0; l < model_->config().layers; ++l) {
+    state.released.push_back(sequence_.cache.released(l));
+  }
+  for (const SavedRow& saved : saved_) state.saved.push_back(saved.position);
+  state.rowBytes = streamBytes(state);
+  return state;
+}
+
+uint64_t Session::streamBytes(const SessionState& state) const {
+  const auto kept = static_cast<uint64_t>(sequence_.state.keptCount());
+  uint64_t rows = 0;
+  for (int32_t l = 0; l < model_->config().layers; ++l) {
+    rows += static_cast<uint64_t>(state.cached - state.released[static_cast<size_t>(l)]);
+    if (policy_->hasKeptRows(l)) rows += kept;
+  }
+  const auto hidden = static_cast<uint64_t>(model_->config().hiddenSize) * sizeof(float);
+  return rows * sequence_.cache.shape().streamRowBytes() + state.saved.size() * hidden;
+}
+
+void Session::restore(const SessionState& given) {
+  const ModelConfig& config = model_->config();
+  const auto length = static_cast<int32_t>(std::min<size_t>(given.ids.size(), INT32_MAX));
+  if (length > contextLength_) {
+    throw Error(ErrorCode::contextLength, "Expected at most " + std::to_string(contextLength_) +
+                                              " tokens, but received " + std::to_string(length));
+  }
+  if (given.cached < 0 || given.cached > length) {
+    refuse("Expected from 0 to " + std::to_string(length) + " cached tokens, but received " +
+           std::to_string(given.cached));
+  }
+  std::vector<int32_t> keyPositions(static_cast<size_t>(config.kvHeads));
+  for (int32_t p = 0; p < length; ++p) {
+    const int32_t id = given.ids[static_cast<size_t>(p)];
+    if (id < 0 || id >= config.vocabSize) {
+      refuse("Expected ids from 0 to " + std::to_string(config.vocabSize - 1) + ", but id " +
+             std::to_string(p) + " is " + std::to_string(id));
+    }
+    if (p < given.cached) sequence_.state.add(id, keyPositions);
+  }
+  if (given.released.size() != static_cast<size_t>(config.layers)) {
+    refuse("Expected the first row of " + std::to_string(config.layers) + " layers");
+  }
+  // What the next token sees must be there.
+  const int32_t anchoredStart = sequence_.state.windowStart(given.cached);
+  for (int32_t l = 0; l < config.layers; ++l) {
+    const int32_t start = sequence_.state.layerStart(l, given.cached, anchoredStart);
+    const int32_t released = given.released[static_cast<size_t>(l)];
+    if (released < 0 || released > start) {
+      refuse("Expected the first row of layer " + std::to_string(l) + " to be from 0 to " +
+             std::to_string(start) + ", but received " + std::to_string(released));
+    }
+  }
+  int32_t before = -1;
+  for (const int32_t at : given.saved) {
+    if (at <= before || at >= given.cached) refuse("Expected saved positions in ascending order");
+    before = at;
+  }
+  // Before memory is taken for them.
+  if (const uint64_t bytes = streamBytes(given); bytes != given.rowBytes) {
+    refuse("Expected " + std::to_string(bytes) + " bytes of rows, but received " +
+           std::to_string(given.rowBytes));
+  }
+  const auto hiddenSize = static_cast<size_t>(config.hiddenSize);
+  for (const int32_t at : given.saved) {
+    const bool endsLine = policy_->anyAnchored() && sequence_.state.closesLine(at);
+    saved_.push_back({at, endsLine, std::make_shared<std::vector<float>>(hiddenSize)});
+  }
+  sequence_.ids = given.ids;
+  sequence_.cache.allocate(given.released, given.cached, sequence_.state.keptCount());
+  publish();
+}
+
 void Session::publish() {
   const PolicyState& state = sequence_.state;
   const int32_t cachedTokens = state.size();
@@ -144,19 +279,20 @@ void Session::publish() {
   stats_.cached = cachedTokens;
   stats_.anchors = state.anchorCount();
   stats_.insertedAnchors = state.insertedCount();
-  stats_.rows.assign(policy_.dense.size(), 0);
+  stats_.rows.assign(policy_->dense.size(), 0);
   stats_.mirrorRows = 0;
-  for (size_t l = 0; l < policy_.dense.size(); ++l) {
+  for (size_t l = 0; l < policy_->dense.size(); ++l) {
     const int32_t start = state.layerStart(static_cast<int32_t>(l), cachedTokens, windowStart);
-    const int32_t kept = policy_.dense[l] ? 0 : state.keptBelow(start);
+    const int32_t kept = policy_->dense[l] ? 0 : state.keptBelow(start);
     stats_.rows[l] = static_cast<uint32_t>(kept + cachedTokens - start);
-    if (policy_.isMirror(static_cast<int32_t>(l))) {
+    if (policy_->isMirror(static_cast<int32_t>(l))) {
       stats_.mirrorRows = static_cast<uint32_t>(state.keptBelow(windowStart));
     }
   }
   const size_t hidden = static_cast<size_t>(model_->config().hiddenSize) * sizeof(float);
   stats_.bytes = sequence_.cache.bytes() + saved_.size() * hidden;
   stats_.rowBytes = sequence_.cache.shape().rowBytes();
+  stats_.reused = reused_;
   progress = cachedTokens;
 }
 

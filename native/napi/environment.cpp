@@ -69,10 +69,12 @@ void Environment::cleanUp(Environment* self) {
   self->executors_.clear();
 }
 
-std::shared_ptr<Executor> Environment::createExecutor(std::shared_ptr<Model> model) {
-  auto executor = std::make_shared<Executor>(std::move(model), [channel = channel_] {
+std::shared_ptr<Executor> Environment::createExecutor(std::shared_ptr<Model> model,
+                                                      uint64_t prefixBytes) {
+  const auto stopped = [channel = channel_] {
     channel->post([](Napi::Env env) { of(env).reap(); });
-  });
+  };
+  auto executor = std::make_shared<Executor>(std::move(model), stopped, prefixBytes);
   executors_.push_back(executor);
   return executor;
 }

@@ -40,7 +40,7 @@ class Environment {
   static Environment& of(Napi::Env env);
 
   const std::shared_ptr<Channel>& channel() const { return channel_; }
-  std::shared_ptr<Executor> createExecutor(std::shared_ptr<Model> model);
+  std::shared_ptr<Executor> createExecutor(std::shared_ptr<Model> model, uint64_t prefixBytes);
   // Forgets executors whose thread has ended.
   void reap();
 

@@ -1,6 +1,8 @@
 // NativeModel of types/native.ts, and loading it off the JavaScript thread.
 #include <algorithm>
 #include <cstring>
+#include <limits>
+#include <memory>
 #include <system_error>
 #include <utility>
 
@@ -22,6 +24,7 @@ struct ModelSpec {
   int32_t threads;
   std::string instructionSet;
   uint64_t maxMemory;
+  uint64_t prefixCacheBytes;
 };
 
 DType toDType(const std::string& name) {
@@ -138,6 +141,7 @@ ModelSpec toSpec(const Napi::Object& object) {
   spec.threads = readInt(object, "threads");
   spec.instructionSet = readString(object, "instructionSet");
   spec.maxMemory = readSize(object, "maxMemory");
+  spec.prefixCacheBytes = readSize(object, "prefixCacheBytes");
   return spec;
 }
 
@@ -184,10 +188,78 @@ Napi::Value createSession(const SharedHandle& handle, const Napi::CallbackInfo& 
   const auto spec = info[0].As<Napi::Object>();
   const auto lease = handle->open();
   const int32_t vocabSize = lease->executor->model()->config().vocabSize;
-  auto session = lease->executor->createSession(toPolicy(readObject(spec, "policy"), vocabSize),
-                                                readInt(spec, "contextLength"),
-                                                toCacheType(readString(spec, "cacheType")));
+  auto session = lease->executor->createSession(
+      toPolicy(readObject(spec, "policy"), vocabSize), readInt(spec, "contextLength"),
+      toCacheType(readString(spec, "cacheType")), readBool(spec, "usesPrefixes"));
   return sessionObject(info.Env(), lease, std::move(session));
+}
+
+// Rebuilds a policy's state and takes memory for the rows: off the JavaScript thread.
+class RestoreWorker : public Napi::AsyncWorker {
+ public:
+  RestoreWorker(Napi::Env env, std::shared_ptr<Lease> lease, const Napi::Object& spec)
+      : AsyncWorker(env), deferred_(env), lease_(std::move(lease)) {
+    const int32_t vocabSize = lease_->executor->model()->config().vocabSize;
+    policy_ = toPolicy(readObject(spec, "policy"), vocabSize);
+    contextLength_ = readInt(spec, "contextLength");
+    storage_ = toCacheType(readString(spec, "cacheType"));
+    usesPrefixes_ = readBool(spec, "usesPrefixes");
+    state_.ids = readIds(spec, "ids", vocabSize);
+    state_.cached = readInt(spec, "cached");
+    state_.released = readPositions(spec, "released");
+    state_.saved = readPositions(spec, "saved");
+    state_.rowBytes = readSize(spec, "rowBytes");
+  }
+
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+ protected:
+  void Execute() override {
+    try {
+      session_ =
+          lease_->executor->restore(policy_, contextLength_, storage_, usesPrefixes_, state_);
+    } catch (const Error& error) {
+      failure_ = error;
+    } catch (const std::exception&) {
+      failure_.emplace(ErrorCode::outOfMemory, "There is no memory left for the session");
+    }
+  }
+
+  void OnOK() override {
+    try {
+      if (failure_) throw *failure_;
+      deferred_.Resolve(restoreObject(Env(), lease_, std::move(session_)));
+    } catch (const Error& error) {
+      deferred_.Reject(toJavaScript(Env(), error).Value());
+    } catch (const std::bad_alloc&) {
+      const Error error(ErrorCode::outOfMemory, "There is no memory left for the session");
+      deferred_.Reject(toJavaScript(Env(), error).Value());
+    }
+  }
+
+ private:
+  static std::vector<int32_t> readPositions(const Napi::Object& object, const char* name) {
+    return readIds(object, name, std::numeric_limits<int32_t>::max());
+  }
+
+  Napi::Promise::Deferred deferred_;
+  std::shared_ptr<Lease> lease_;
+  Policy policy_;
+  int32_t contextLength_;
+  DType storage_;
+  bool usesPrefixes_;
+  SessionState state_;
+  std::shared_ptr<Session> session_;
+  std::optional<Error> failure_;
+};
+
+Napi::Value restore(const SharedHandle& handle, const Napi::CallbackInfo& info) {
+  if (!info[0].IsObject()) throw Error(ErrorCode::invalidArgument, "Expected a specification");
+  auto worker =
+      std::make_unique<RestoreWorker>(info.Env(), handle->open(), info[0].As<Napi::Object>());
+  const Napi::Promise promise = worker->promise();
+  worker.release()->Queue();  // deletes itself
+  return promise;
 }
 
 Napi::Value memory(const SharedHandle& handle, const Napi::CallbackInfo& info) {
@@ -202,18 +274,26 @@ Napi::Value memory(const SharedHandle& handle, const Napi::CallbackInfo& info) {
   object.Set("weights", static_cast<double>(held - mapped - caches));
   object.Set("caches", static_cast<double>(caches));
   object.Set("sessions", static_cast<double>(executor.sessionCount()));
+  const PrefixStats prefixes = executor.prefixStats();
+  object.Set("prefixBytes", static_cast<double>(prefixes.bytes));
+  object.Set("prefixEntries", static_cast<double>(prefixes.entries));
+  object.Set("prefixHits", static_cast<double>(prefixes.hits));
+  object.Set("prefixMisses", static_cast<double>(prefixes.misses));
+  object.Set("reusedTokens", static_cast<double>(prefixes.reusedTokens));
   return object;
 }
 
-Napi::Object modelObject(Napi::Env env, std::shared_ptr<Model> model) {
+Napi::Object modelObject(Napi::Env env, std::shared_ptr<Model> model, uint64_t prefixBytes) {
   const DeviceInfo& device = model->context()->info();
-  auto lease = std::make_shared<Lease>(Environment::of(env).createExecutor(std::move(model)));
+  auto lease =
+      std::make_shared<Lease>(Environment::of(env).createExecutor(std::move(model), prefixBytes));
   const auto handle = std::make_shared<Handle>(Handle{std::move(lease)});
   Napi::Object object = Napi::Object::New(env);
   using Info = const Napi::CallbackInfo&;
   object.Set("instructionSet", Napi::String::New(env, device.instructionSet));
   object.Set("threads", device.threads);
   setMethod(object, "createSession", [handle](Info info) { return createSession(handle, info); });
+  setMethod(object, "restore", [handle](Info info) { return restore(handle, info); });
   setMethod(object, "memory", [handle](Info info) { return memory(handle, info); });
   setMethod(object, "dispose", [handle](Info info) {
     if (handle->lease) handle->lease->executor->stop();
@@ -247,7 +327,7 @@ class LoadWorker : public Napi::AsyncWorker {
   void OnOK() override {
     if (failure_) return deferred_.Reject(toJavaScript(Env(), *failure_).Value());
     try {
-      deferred_.Resolve(modelObject(Env(), std::move(model_)));
+      deferred_.Resolve(modelObject(Env(), std::move(model_), spec_.prefixCacheBytes));
     } catch (const std::bad_alloc&) {
       reject(ErrorCode::outOfMemory, "There is no memory left for the model");
     } catch (const std::system_error& error) {

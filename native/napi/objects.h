@@ -24,7 +24,36 @@ struct Lease {
 // A promise of a NativeModel (types/native.ts).
 Napi::Value loadModel(const Napi::CallbackInfo& info);
 
+// Shared by the functions of one object and the promises that they made. With the last of them
+// goes the session, and a generation that nobody can read any more.
+struct SessionHandle {
+  SessionHandle(std::shared_ptr<Lease> leased, std::shared_ptr<Session> opened)
+      : lease(std::move(leased)), session(std::move(opened)) {}
+  ~SessionHandle() { dispose(); }
+  SessionHandle(const SessionHandle&) = delete;
+  SessionHandle& operator=(const SessionHandle&) = delete;
+
+  Executor& executor() const { return *lease->executor; }
+  // Held by the caller: reading arguments may run JavaScript that disposes.
+  std::shared_ptr<Session> open() const {
+    if (!session) throw Error(ErrorCode::disposed, "The session has been disposed");
+    return session;
+  }
+  void dispose() noexcept {
+    if (const auto closing = std::exchange(session, nullptr)) executor().dispose(closing);
+  }
+
+  const std::shared_ptr<Lease> lease;
+  std::shared_ptr<Session> session;  // null once disposed
+};
+
+// A NativeSession, NativeSnapshot and NativeRestore of types/native.ts.
 Napi::Object sessionObject(Napi::Env env, std::shared_ptr<Lease> lease,
+                           std::shared_ptr<Session> session);
+// `session` is a fork of its own.
+Napi::Object snapshotObject(Napi::Env env, std::shared_ptr<Lease> lease,
+                            std::shared_ptr<Session> session);
+Napi::Object restoreObject(Napi::Env env, std::shared_ptr<Lease> lease,
                            std::shared_ptr<Session> session);
 
 }  // namespace anchorcoder

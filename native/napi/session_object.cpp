@@ -1,6 +1,4 @@
 // NativeSession of types/native.ts.
-#include <cmath>
-#include <limits>
 #include <utility>
 
 #include "convert.h"
@@ -11,29 +9,7 @@ namespace anchorcoder {
 
 namespace {
 
-// Shared by the functions of one object and the promises that they made. With the last of them
-// goes the session, and a generation that nobody can read any more.
-struct Handle {
-  Handle(std::shared_ptr<Lease> leased, std::shared_ptr<Session> opened)
-      : lease(std::move(leased)), session(std::move(opened)) {}
-  ~Handle() { dispose(); }
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
-
-  Executor& executor() const { return *lease->executor; }
-  // Held by the caller: reading arguments may run JavaScript that disposes.
-  std::shared_ptr<Session> open() const {
-    if (!session) throw Error(ErrorCode::disposed, "The session has been disposed");
-    return session;
-  }
-  void dispose() noexcept {
-    if (const auto closing = std::exchange(session, nullptr)) executor().dispose(closing);
-  }
-
-  const std::shared_ptr<Lease> lease;
-  std::shared_ptr<Session> session;  // null once disposed
-};
-using SharedHandle = std::shared_ptr<Handle>;
+using SharedHandle = std::shared_ptr<SessionHandle>;
 
 LogitsWanted toLogitsWanted(const Napi::Value& value) {
   const std::string text = value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
@@ -177,6 +153,7 @@ Napi::Value statsObject(Napi::Env env, const SessionStats& stats) {
   object.Set("mirrorRows", stats.mirrorRows);
   object.Set("bytes", static_cast<double>(stats.bytes));
   object.Set("rowBytes", static_cast<double>(stats.rowBytes));
+  object.Set("reused", stats.reused);
   return object;
 }
 
@@ -184,7 +161,7 @@ Napi::Value statsObject(Napi::Env env, const SessionStats& stats) {
 
 Napi::Object sessionObject(Napi::Env env, std::shared_ptr<Lease> lease,
                            std::shared_ptr<Session> session) {
-  const auto handle = std::make_shared<Handle>(std::move(lease), std::move(session));
+  const auto handle = std::make_shared<SessionHandle>(std::move(lease), std::move(session));
   const auto logprobs = std::make_shared<bool>(false);
   Napi::Object object = Napi::Object::New(env);
   using Info = const Napi::CallbackInfo&;
@@ -202,8 +179,15 @@ Napi::Object sessionObject(Napi::Env env, std::shared_ptr<Lease> lease,
     return info.Env().Undefined();
   });
   setMethod(object, "fork", [handle](Info info) -> Napi::Value {
-    auto copy = handle->executor().fork(handle->open(), toInt(info[0], "position"));
+    const int32_t position = toInt(info[0], "position");
+    const int32_t context = toInt(info[1], "contextLength");
+    auto copy = handle->executor().fork(handle->open(), position, context);
     return sessionObject(info.Env(), handle->lease, std::move(copy));
+  });
+  setMethod(object, "snapshot", [handle](Info info) -> Napi::Value {
+    const auto source = handle->open();
+    auto copy = handle->executor().fork(source, source->stats().position);
+    return snapshotObject(info.Env(), handle->lease, std::move(copy));
   });
   setMethod(object, "ids", [handle](Info info) {
     return toTypedArray<uint32_t>(info.Env(), handle->executor().ids(handle->open()));

@@ -1,0 +1,131 @@
+// Finding, counting and dropping prefixes.
+#include "core/prefix_cache.h"
+
+#include <algorithm>
+#include <iterator>
+#include <span>
+
+namespace anchorcoder {
+
+namespace {
+
+int32_t commonLength(std::span<const int32_t> a, std::span<const int32_t> b) {
+  return static_cast<int32_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first -
+                              a.begin());
+}
+
+}  // namespace
+
+// Tokens of `session` whose rows `entry` can give, 0: none.
+int32_t PrefixCache::reach(const Session& entry, const Session& session) const {
+  if (!entry.agreesWith(session)) return 0;
+  const int32_t common = commonLength(entry.ids(), session.ids());
+  const int32_t at = entry.forkPoint(common);
+  // The last token's logits come from its saved row, or from running it again.
+  const bool whole = at == session.position();
+  return whole && !entry.hasHidden(at - 1) ? entry.forkPoint(at - 1) : at;
+}
+
+void PrefixCache::adopt(Session& session) {
+  const std::lock_guard lock(mutex_);
+  auto best = entries_.end();
+  int32_t most = 0;
+  for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
+    const int32_t at = reach(**entry, session);
+    if (at > most) {
+      most = at;
+      best = entry;
+    }
+  }
+  if (most == 0) {
+    ++stats_.misses;
+    return;
+  }
+  session.beginLike(**best, most);
+  entries_.splice(entries_.begin(), entries_, best);
+  ++stats_.hits;
+  stats_.reusedTokens += static_cast<uint64_t>(most);
+}
+
+// Whether `longer` can stand in for `entry` wherever that is of use.
+bool PrefixCache::contains(const Session& longer, const Session& entry) const {
+  const int32_t length = entry.cached();
+  return length <= longer.cached() && longer.agreesWith(entry) &&
+         commonLength(longer.ids(), entry.ids()) >= length && longer.forkPoint(length) == length &&
+         (longer.hasHidden(length - 1) || !entry.hasHidden(length - 1));
+}
+
+void PrefixCache::add(const Session& session) {
+  if (session.cached() == 0) return;
+  const std::lock_guard lock(mutex_);
+  for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
+    if (contains(**entry, session)) return entries_.splice(entries_.begin(), entries_, entry);
+  }
+  entries_.push_front(session.fork(session.cached()));
+  try {
+    count(*entries_.front(), 1);
+  } catch (...) {
+    // There is no memory, and the counts are no longer known.
+    forget();
+    throw;
+  }
+  for (auto other = std::next(entries_.begin()); other != entries_.end();) {
+    other = contains(*entries_.front(), **other) ? drop(other) : std::next(other);
+  }
+  shrinkTo(maxBytes_);
+}
+
+void PrefixCache::count(const Session& entry, int32_t by) {
+  const SequenceCache& cache = entry.sequence().cache;
+  const auto size = [&] { return blocks_.size() * cache.shape().columnBytes(); };
+  // Modulo 2^64, so that it may shrink.
+  const uint64_t before = size();
+  cache.count(blocks_, by);
+  stats_.bytes += size() - before;
+  for (const Session::SavedRow& saved : entry.savedRows()) {
+    const uint64_t rowBytes = saved.row->size() * sizeof(float);
+    const auto at = savedRows_.try_emplace(saved.row.get(), 0).first;
+    if (at->second == 0) stats_.bytes += rowBytes;
+    at->second += by;
+    if (at->second > 0) continue;
+    stats_.bytes -= rowBytes;
+    savedRows_.erase(at);
+  }
+}
+
+PrefixCache::Entries::iterator PrefixCache::drop(Entries::iterator entry) {
+  count(**entry, -1);
+  return entries_.erase(entry);
+}
+
+void PrefixCache::shrinkTo(uint64_t bytes) {
+  while (stats_.bytes > bytes && !entries_.empty()) drop(std::prev(entries_.end()));
+}
+
+void PrefixCache::forget() {
+  entries_.clear();
+  blocks_.clear();
+  savedRows_.clear();
+  stats_.bytes = 0;
+}
+
+bool PrefixCache::shrink() {
+  const std::lock_guard lock(mutex_);
+  if (entries_.empty()) return false;
+  shrinkTo(stats_.bytes / 2);
+  return true;
+}
+
+void PrefixCache::clear() {
+  const std::lock_guard lock(mutex_);
+  forget();
+}
+
+PrefixStats PrefixCache::stats() const {
+  const std::lock_guard lock(mutex_);
+  PrefixStats stats = stats_;
+  stats.entries = static_cast<uint32_t>(entries_.size());
+  return stats;
+}
+
+}  // namespace anchorcoder
