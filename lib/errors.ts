@@ -14,6 +14,8 @@ const codes: ReadonlySet<string> = new Set<ErrorCode>([
   'ERR_ABORTED',
   'ERR_OUT_OF_MEMORY',
   'ERR_DEVICE',
+  'ERR_SNAPSHOT_INVALID',
+  'ERR_FILE',
   'ERR_ADDON',
 ]);
 

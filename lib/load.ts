@@ -7,6 +7,7 @@ import { nativeConfig } from './engine.js';
 import { AnchorError, abortReason, fromNative, throwIfAborted } from './errors.js';
 import { fimOrder } from './fill-in-the-middle.js';
 import { type ModelFolder, readModelFolder } from './folder.js';
+import { identityOf } from './identity.js';
 import { ModelHandle } from './model.js';
 import { checkFolder, type Parsed, parseOptions } from './options.js';
 import { defaultPolicy, layoutOf } from './policy.js';
@@ -42,8 +43,10 @@ export async function openModel(
     checkDefault(anchors);
     const native = addon();
     const spec = nativeSpec(model, parsed, native);
+    const identity = await identityOf(model);
+    throwIfAborted(signal);
     const loaded = await loadNative(native, spec, signal);
-    return new ModelHandle(loaded, infoOf(model, parsed, spec, loaded, anchors), anchors);
+    return new ModelHandle(loaded, infoOf(model, parsed, spec, loaded, anchors), anchors, identity);
   } catch (error) {
     tokenizer?.dispose();
     throw error;
@@ -97,7 +100,7 @@ function checkDefault(anchors: ModelAnchors): void {
 
 function nativeSpec(
   { config, files, tensors, weightType }: ModelFolder,
-  { compute, threads = 0, maxMemory = 0 }: Parsed<'load'>,
+  { compute, threads = 0, maxMemory = 0, prefixCache }: Parsed<'load'>,
   addon: NativeAddon,
 ): NativeModelSpec {
   const mode = compute ?? (weightType === 'BF16' ? 'bf16' : 'exact');
@@ -109,6 +112,7 @@ function nativeSpec(
     threads,
     instructionSet: instructionSet(addon),
     maxMemory,
+    prefixCacheBytes: prefixCache?.bytes ?? 0,
   };
 }
 

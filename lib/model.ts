@@ -1,5 +1,6 @@
 /** A loaded model. */
 import type {
+  CachePolicy,
   CompleteOptions,
   Completion,
   FillInTheMiddleOptions,
@@ -10,16 +11,19 @@ import type {
   ModelMemory,
   Session,
   SessionOptions,
+  SnapshotOptions,
   TokenizeOptions,
 } from '../types/api.js';
 import type { NativeModel } from '../types/native.js';
 import type { ModelAnchors } from './anchors.js';
 import { Codec } from './codec.js';
-import { AnchorError, fromNative } from './errors.js';
+import { AnchorError, fromNative, throwIfAborted } from './errors.js';
 import { fillInTheMiddle } from './fill-in-the-middle.js';
 import { checkFimText, checkIds, checkText, invalid, parseOptions } from './options.js';
 import { describe, nativePolicy } from './policy.js';
-import { SessionHandle, type SessionModel } from './session.js';
+import { forkOf, SessionHandle, type SessionModel } from './session.js';
+import { hashPolicy, readSnapshot, type SnapshotModel, SnapshotWriter } from './snapshot.js';
+import { withSource } from './snapshot-files.js';
 
 export class ModelHandle implements Model {
   readonly info: ModelInfo;
@@ -27,15 +31,18 @@ export class ModelHandle implements Model {
   readonly #anchors: ModelAnchors;
   readonly #codec: Codec | undefined;
   readonly #shared: SessionModel;
+  /** See {@link file://./identity.ts}. */
+  readonly #identity: string;
   /** Weak, so that a session that nobody holds can go. */
   readonly #sessions = new Map<WeakKey, WeakRef<SessionHandle>>();
   readonly #gone = new FinalizationRegistry<WeakKey>((key) => this.#sessions.delete(key));
   #disposed = false;
 
-  constructor(native: NativeModel, info: ModelInfo, anchors: ModelAnchors) {
+  constructor(native: NativeModel, info: ModelInfo, anchors: ModelAnchors, identity: string) {
     this.info = info;
     this.#native = native;
     this.#anchors = anchors;
+    this.#identity = identity;
     this.#codec = anchors.tokenizer && new Codec(anchors.tokenizer, anchors);
     this.#shared = this.#forSessions();
   }
@@ -86,16 +93,18 @@ export class ModelHandle implements Model {
     options?: CompleteOptions,
   ): Promise<Completion> {
     const parsed = parseOptions.complete(options);
-    const { contextLength, policy, cacheType, onChunk, suffix, ...generation } = parsed;
+    const { contextLength, policy, cacheType, from, at, prefixCache, ...rest } = parsed;
+    const { onChunk, suffix, ...generation } = rest;
     const { signal } = generation;
     const started = performance.now();
-    using session = this.#open({ contextLength, policy, cacheType });
+    using session = this.#open({ contextLength, policy, cacheType, from, at, prefixCache });
     const hole = suffix === undefined ? undefined : await this.#around(prompt, suffix);
     if (hole) generation.stopTokens ??= [...hole.stopTokens];
     // Before the prompt is read, since reading may take long.
     const chunks = session.generate(generation);
     await session.append(hole?.ids ?? prompt, { signal });
     const promptIds = session.position;
+    const { reusedTokens } = session.stats();
     const read = performance.now();
     const text: string[] = [];
     let finish: 'stop' | 'length' = 'length';
@@ -115,13 +124,40 @@ export class ModelHandle implements Model {
       anchors: all.length - promptTokens - ids.length,
       prefillSeconds: (read - started) / 1000,
       decodeSeconds: (decoded - read) / 1000,
+      reusedTokens,
     };
     return { text: text.join(''), ids, finish, usage, stats: session.stats() };
   }
 
+  async restore(snapshot: Uint8Array | string, options?: SnapshotOptions): Promise<Session> {
+    this.#guard();
+    const { signal } = parseOptions.snapshot(options);
+    throwIfAborted(signal);
+    const host = {
+      model: this.#snapshotModel(),
+      native: this.#native,
+      usesPrefixes: true,
+      nativePolicy: (policy: CachePolicy) => nativePolicy(policy, this.#anchors),
+    };
+    const { native, settings } = await withSource(snapshot, (source) =>
+      readSnapshot(source, host, signal),
+    );
+    if (this.#disposed) native.dispose();
+    this.#guard();
+    return new SessionHandle(this.#shared, native, settings);
+  }
+
   memory(): ModelMemory {
     this.#guard();
-    return this.#native.memory();
+    const { weights, mapped, caches, sessions, ...prefixes } = this.#native.memory();
+    const prefixCache = {
+      bytes: prefixes.prefixBytes,
+      prefixes: prefixes.prefixEntries,
+      hits: prefixes.prefixHits,
+      misses: prefixes.prefixMisses,
+      reusedTokens: prefixes.reusedTokens,
+    };
+    return { mapped, weights, caches, sessions, prefixCache };
   }
 
   dispose(): void {
@@ -150,18 +186,32 @@ export class ModelHandle implements Model {
   #open(options: SessionOptions): SessionHandle {
     this.#guard();
     const { contextLength: longest, compute, defaultPolicy } = this.info;
-    const { contextLength = longest, policy = defaultPolicy } = options;
+    const { from, contextLength = longest, policy = defaultPolicy } = options;
     const { cacheType = compute === 'exact' ? 'f32' : 'bf16' } = options;
     if (contextLength > longest) {
       throw invalid('option "contextLength"', `an integer from 1 to ${longest}`, contextLength);
     }
-    const spec = { contextLength, cacheType, policy: nativePolicy(policy, this.#anchors) };
+    if (from) return forkOf(from, this.#shared, options);
+    if (options.at !== undefined) {
+      throw invalid('option "at"', 'given together with "from"', options.at);
+    }
+    const spec = {
+      contextLength,
+      cacheType,
+      policy: nativePolicy(policy, this.#anchors),
+      usesPrefixes: options.prefixCache ?? true,
+    };
     const settings = { contextLength, cacheType, policy: describe(policy, this.#anchors) };
     try {
       return new SessionHandle(this.#shared, this.#native.createSession(spec), settings);
     } catch (error) {
       throw fromNative(error);
     }
+  }
+
+  #snapshotModel(): SnapshotModel {
+    const { architecture, compute, layers } = this.info;
+    return { identity: this.#identity, architecture, compute, layers };
   }
 
   #forSessions(): SessionModel {
@@ -183,6 +233,10 @@ export class ModelHandle implements Model {
       forget: (session) => {
         const key = keys.get(session);
         if (key) this.#sessions.delete(key);
+      },
+      snapshotWriter: (native, settings) => {
+        const hash = hashPolicy(nativePolicy(settings.policy, this.#anchors));
+        return new SnapshotWriter(native, this.#snapshotModel(), settings, hash);
       },
       requireCodec: (what) => {
         if (codec) return codec;

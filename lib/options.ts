@@ -13,7 +13,9 @@ import type {
   FillInTheMiddleText,
   GenerateOptions,
   LoadOptions,
+  Session,
   SessionOptions,
+  SnapshotOptions,
   TokenizeOptions,
 } from '../types/api.js';
 import { AnchorError } from './errors.js';
@@ -92,7 +94,7 @@ const anchorOptions = strict(anchorShape) satisfies z.ZodType<AnchorOptions>;
 
 const kinds = 'one of "full", "window", "anchor", "ansan"';
 
-const policy = z.discriminatedUnion(
+export const policySchema = z.discriminatedUnion(
   'kind',
   [
     strict({ kind: z.literal('full') }),
@@ -112,7 +114,7 @@ const policy = z.discriminatedUnion(
   },
 ) satisfies z.ZodType<CachePolicy>;
 
-const cacheType = oneOf('f32', 'bf16', 'f16', 'int8');
+export const cacheType = oneOf('f32', 'bf16', 'f16', 'int8');
 
 const loadSchema = strict({
   device: oneOf('auto', 'cpu').optional(),
@@ -121,12 +123,13 @@ const loadSchema = strict({
   anchors: anchorOptions.optional(),
   generationConfig: oneOf('model', 'ignore').optional(),
   maxMemory: integer(1).optional(),
+  prefixCache: strict({ bytes: integer(1) }).optional(),
   signal: signal.optional(),
 }) satisfies z.ZodType<LoadOptions>;
 
 const estimateSchema = strict({
   context: integer(1, maxCount).optional(),
-  policy: policy.optional(),
+  policy: policySchema.optional(),
   cacheType: cacheType.optional(),
   anchors: anchorOptions.optional(),
   anchorShare: number(0, 1).optional(),
@@ -134,8 +137,12 @@ const estimateSchema = strict({
 
 const sessionShape = {
   contextLength: integer(1, maxCount).optional(),
-  policy: policy.optional(),
+  policy: policySchema.optional(),
   cacheType: cacheType.optional(),
+  // What it is, and which model's, its class knows.
+  from: z.custom<Session>((value) => typeof value === 'object', { error: 'a session' }).optional(),
+  at: integer(0, maxCount).optional(),
+  prefixCache: boolean.optional(),
 };
 
 const sessionSchema = strict(sessionShape) satisfies z.ZodType<SessionOptions>;
@@ -145,6 +152,10 @@ const tokenizeSchema = strict({
   addSpecial: boolean.optional(),
   insertAnchors: boolean.optional(),
 }) satisfies z.ZodType<TokenizeOptions>;
+
+const snapshotSchema = strict({
+  signal: signal.optional(),
+}) satisfies z.ZodType<SnapshotOptions>;
 
 const appendSchema = strict({
   logits: oneOf('none', 'last', 'all').optional(),
@@ -258,6 +269,7 @@ export const parseOptions = {
   session: (options: unknown = {}) => check(sessionSchema, options),
   tokenize: (options: unknown = {}) => check(tokenizeSchema, options),
   append: (options: unknown = {}) => check(appendSchema, options),
+  snapshot: (options: unknown = {}) => check(snapshotSchema, options),
   generate: (options: unknown = {}) => check(generateSchema, options),
   complete: (options: unknown = {}) => check(completeSchema, options),
   compare: (options: unknown = {}) => check(compareSchema, options),

@@ -7,17 +7,28 @@ import type {
   GenerateOptions,
   GenerationDefaults,
   Session,
+  SessionOptions,
   SessionStats,
+  SnapshotOptions,
 } from '../types/api.js';
-import type { NativeGenerateSpec, NativeSession } from '../types/native.js';
+import type { NativeGenerateSpec, NativeSession, NativeSnapshot } from '../types/native.js';
 import type { Codec } from './codec.js';
 import { AnchorError, abortReason, codeOf, fromNative, throwIfAborted } from './errors.js';
 import { type GenerateHost, generateTokens } from './generate.js';
 import { checkIds, invalid, type Parsed, parseOptions } from './options.js';
+import type { SnapshotWriter } from './snapshot.js';
+import { checkFile, writeToFile, writeToMemory } from './snapshot-files.js';
 import { sessionStats } from './stats.js';
 import { defined, expected } from './validate.js';
 
 const progressMilliseconds = 100;
+
+/** A session that begins with the tokens of another one of the same model. */
+export let forkOf: (
+  from: Session,
+  model: SessionModel,
+  options: Omit<SessionOptions, 'from'>,
+) => SessionHandle;
 
 /** What a session needs of its model. */
 export interface SessionModel {
@@ -31,6 +42,7 @@ export interface SessionModel {
   /** Sessions that `Model.dispose` disposes. */
   adopt(session: SessionHandle): void;
   forget(session: SessionHandle): void;
+  snapshotWriter(native: NativeSnapshot, settings: SessionSettings): SnapshotWriter;
   /** @throws `ERR_NO_TOKENIZER` */
   requireCodec(what: string): Codec;
 }
@@ -109,8 +121,23 @@ export class SessionHandle implements Session {
   }
 
   fork(at: number = this.#position): Session {
-    const native = this.#now('fork', () => this.#native.fork(this.#checkPosition(at)));
-    return new SessionHandle(this.#model, native, this);
+    return this.#fork(at, this.contextLength);
+  }
+
+  async snapshot(options?: SnapshotOptions): Promise<Uint8Array> {
+    const { signal } = parseOptions.snapshot(options);
+    throwIfAborted(signal);
+    return this.#withSnapshot((writer) => writeToMemory(writer, signal));
+  }
+
+  async saveSnapshot(file: string, options?: SnapshotOptions): Promise<number> {
+    const path = checkFile(file, 'the file', 'a path');
+    const { signal } = parseOptions.snapshot(options);
+    throwIfAborted(signal);
+    return this.#withSnapshot(async (writer) => {
+      await writeToFile(writer, path, signal);
+      return writer.size;
+    });
   }
 
   truncate(position: number): void {
@@ -128,6 +155,37 @@ export class SessionHandle implements Session {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  static {
+    forkOf = (from, model, { at, contextLength, policy, cacheType }) => {
+      if (!(#model in from) || from.#model !== model) {
+        throw invalid('option "from"', 'a session of this model', from);
+      }
+      for (const [name, value] of Object.entries({ policy, cacheType })) {
+        const instead = 'left out, since the session has that of "from"';
+        if (value !== undefined) throw invalid(`option "${name}"`, instead, value);
+      }
+      return from.#fork(at ?? from.position, contextLength ?? from.contextLength);
+    };
+  }
+
+  #fork(at: number, contextLength: number): SessionHandle {
+    const native = this.#now('fork', () =>
+      this.#native.fork(this.#checkPosition(at), contextLength),
+    );
+    const { policy, cacheType } = this;
+    return new SessionHandle(this.#model, native, { contextLength, policy, cacheType });
+  }
+
+  /** Takes the state at once; the session may go on while it is written. */
+  async #withSnapshot<T>(write: (writer: SnapshotWriter) => Promise<T>): Promise<T> {
+    const native = this.#now('snapshot', () => this.#native.snapshot());
+    try {
+      return await write(this.#model.snapshotWriter(native, this));
+    } finally {
+      native.dispose();
+    }
   }
 
   #checkPosition(position: unknown): number {

@@ -4,7 +4,7 @@ import type { NativeStats } from '../types/native.js';
 
 /** A full cache holds one row per token and layer, with the same bytes per row. */
 export function sessionStats(native: NativeStats): SessionStats {
-  const { position, cached, anchors, mirrorRows, bytes, rowBytes } = native;
+  const { position, cached, anchors, mirrorRows, bytes, rowBytes, reused } = native;
   const rowsPerLayer = Array.from(native.rows);
   const full = (tokens: number) => {
     const rows = rowsPerLayer.length * tokens;
@@ -19,6 +19,7 @@ export function sessionStats(native: NativeStats): SessionStats {
     mirrorRows,
     bytes,
     rowBytes,
+    reusedTokens: reused,
     full: full(cached),
     fullWithoutAnchors: full(cached - native.insertedAnchors),
   };

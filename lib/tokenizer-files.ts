@@ -55,6 +55,14 @@ export const OTHER_VOCABULARIES = [
   'merges.txt',
 ] as const;
 
+/** Files that say what ids mean. */
+export const tokenizerFiles = [
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'added_tokens.json',
+  'special_tokens_map.json',
+] as const;
+
 export function invalid(message: string, cause?: unknown): AnchorError {
   return new AnchorError('ERR_MODEL_INVALID', message, { cause });
 }
@@ -282,11 +290,12 @@ function firstIds(files: Record<string, Json | undefined>, ids: Map<string, numb
  * @throws `ERR_MODEL_INVALID`, `ERR_MODEL_UNSUPPORTED`
  */
 export function readTokenizerFiles(folder: string, vocabSize: number): TokenizerFiles {
-  const tokenizer = readJsonSync(folder, 'tokenizer.json', tokenizerRules);
-  const files: Record<string, Json | undefined> = { 'tokenizer.json': tokenizer };
-  for (const name of ['tokenizer_config.json', 'added_tokens.json', 'special_tokens_map.json']) {
-    files[name] = readJsonSync(folder, name, otherRules);
+  const files: Record<string, Json | undefined> = {};
+  for (const name of tokenizerFiles) {
+    const rules = name === 'tokenizer.json' ? tokenizerRules : otherRules;
+    files[name] = readJsonSync(folder, name, rules);
   }
+  const tokenizer = files['tokenizer.json'];
   if (!tokenizer) throw unsupported(`${folder} has no tokenizer.json`);
   const model = readModel(tokenizer, join(folder, 'tokenizer.json'));
   const added = mergeAdded(folder, files, model);

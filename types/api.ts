@@ -23,6 +23,8 @@ export type ErrorCode =
   | 'ERR_ABORTED' // aborted without a reason of the caller's own
   | 'ERR_OUT_OF_MEMORY' // an allocation failed or `maxMemory` would be exceeded
   | 'ERR_DEVICE' // the device cannot be used
+  | 'ERR_SNAPSHOT_INVALID' // a snapshot is damaged, or of another model, version or setting
+  | 'ERR_FILE' // a file cannot be read or written
   | 'ERR_ADDON'; // the native addon is missing or does not fit this package
 
 /** `exact`: float32 activations. `bf16`: products take inputs in bfloat16, sum in float32. */
@@ -94,6 +96,12 @@ export interface LoadOptions {
   generationConfig?: 'model' | 'ignore';
   /** Bytes that weights, caches and scratch may take together. @default no limit */
   maxMemory?: number;
+  /**
+   * Rows of texts that sessions have read are kept for later sessions that begin alike, up to this
+   * many bytes beyond what sessions hold themselves; the least recently used go first, and when
+   * memory is short. @default nothing is kept
+   */
+  prefixCache?: { bytes: number };
   signal?: AbortSignal;
 }
 
@@ -153,6 +161,25 @@ export interface SessionOptions {
   policy?: CachePolicy;
   /** @default `'f32'` in `exact` mode, `'bf16'` in `bf16` mode */
   cacheType?: CacheType;
+  /**
+   * Begin with the first `at` tokens of this session of the same model, whose policy and type of
+   * rows the new one has. Rows are shared, not copied, until one of the two changes them.
+   */
+  from?: Session;
+  /** A position that {@link Session.truncate} could go back to. @default all of `from` */
+  at?: number;
+  /**
+   * Share rows through the model's prefix cache: the first text that the session reads begins with
+   * the longest prefix known, and what it holds after a call is kept for others. Whoever can time
+   * calls can tell whether a prefix was known, so keep apart those who must not know of each other.
+   * @default true where the model has one
+   */
+  prefixCache?: boolean;
+}
+
+/** Options of {@link Session.snapshot}, {@link Session.saveSnapshot} and {@link Model.restore}. */
+export interface SnapshotOptions {
+  signal?: AbortSignal;
 }
 
 /** Options of {@link Model.tokenize}. */
@@ -257,6 +284,8 @@ export interface Usage {
   completionTokens: number;
   /** Anchors in both. */
   anchors: number;
+  /** Tokens of the prompt, anchors counted, whose rows came from the prefix cache. */
+  reusedTokens: number;
   /** Seconds until the prompt was read, and for the tokens after it. */
   prefillSeconds: number;
   decodeSeconds: number;
@@ -278,6 +307,8 @@ export interface SessionStats {
   /** Memory of all blocks held, and what the live rows alone take. */
   bytes: number;
   rowBytes: number;
+  /** Tokens whose rows came from the prefix cache. */
+  reusedTokens: number;
   /** A full cache of the same type, for the same ids and for the text without inserted anchors. */
   full: { rows: number; bytes: number };
   fullWithoutAnchors: { rows: number; bytes: number };
@@ -290,6 +321,19 @@ export interface ModelMemory {
   weights: number;
   caches: number;
   sessions: number;
+  prefixCache: PrefixCacheStats;
+}
+
+/** What the prefix cache holds, and what it was good for. */
+export interface PrefixCacheStats {
+  /** Rows, each counted once however many prefixes share it; sessions may hold them too. */
+  bytes: number;
+  prefixes: number;
+  /** Sessions that began with a known prefix, and those that looked for one in vain. */
+  hits: number;
+  misses: number;
+  /** Tokens that were not read again. */
+  reusedTokens: number;
 }
 
 /** A loaded model. Any number of sessions may run at a time. */
@@ -311,6 +355,13 @@ export interface Model {
   ): Promise<FillInTheMiddlePrompt>;
   /** An empty session. @throws `ERR_INVALID_ARGUMENT`, `ERR_NO_TOKENIZER`, `ERR_OUT_OF_MEMORY` */
   createSession(options?: SessionOptions): Session;
+  /**
+   * A session from a snapshot, or from the file of one: it goes on as the session would have that
+   * was saved, to the bit on the same instruction set. The model must be the same, loaded with the
+   * same compute mode and anchor settings.
+   * @throws `ERR_SNAPSHOT_INVALID`, `ERR_FILE`, `ERR_OUT_OF_MEMORY`; the signal's reason
+   */
+  restore(snapshot: Uint8Array | string, options?: SnapshotOptions): Promise<Session>;
   /**
    * A session of its own for one prompt: reads it, generates, disposes. Throws what `append`,
    * `generate` and, with a `suffix`, `fillInTheMiddle` throw.
@@ -352,6 +403,16 @@ export interface Session {
   stats(): SessionStats;
   /** An independent session with the same text (up to `at`); rows are shared until they change. */
   fork(at?: number): Session;
+  /**
+   * The session as bytes for {@link Model.restore}: text, pending tokens, settings and the rows
+   * that its policy keeps. It is the state at the time of the call; the session may go on at once.
+   */
+  snapshot(options?: SnapshotOptions): Promise<Uint8Array>;
+  /**
+   * The same into a file, piece by piece; gives its bytes. The file appears when it is complete: a
+   * failure leaves what was there before. @throws `ERR_FILE`; the signal's reason
+   */
+  saveSnapshot(file: string, options?: SnapshotOptions): Promise<number>;
   /**
    * Drops the tokens from `position` on. Always possible to the end of a line (anchored layers)
    * and within what is still held. Under a `window` policy, going back as far as that allows may

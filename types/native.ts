@@ -131,13 +131,27 @@ export interface NativeModelSpec {
   instructionSet: string;
   /** Bytes that weights, caches and scratch may take; 0: no limit. */
   maxMemory: number;
+  /** Bytes of rows that are kept for later sessions; 0: none are. */
+  prefixCacheBytes: number;
 }
 
 export interface NativeModel {
   readonly instructionSet: string;
   readonly threads: number;
   createSession(spec: NativeSessionSpec): NativeSession;
-  memory(): { weights: number; mapped: number; caches: number; sessions: number };
+  /** A session with this state, whose rows are still to be written. */
+  restore(spec: NativeSessionSpec & NativeSessionState): Promise<NativeRestore>;
+  memory(): {
+    weights: number;
+    mapped: number;
+    caches: number;
+    sessions: number;
+    prefixBytes: number;
+    prefixEntries: number;
+    prefixHits: number;
+    prefixMisses: number;
+    reusedTokens: number;
+  };
   /** Refuses new work, aborts what runs; memory goes with the last session. Idempotent. */
   dispose(): void;
 }
@@ -172,6 +186,37 @@ export interface NativeSessionSpec {
   contextLength: number;
   policy: NativePolicy;
   cacheType: CacheType;
+  /** The session may begin with rows of the prefix cache, and leaves its own there. */
+  usesPrefixes: boolean;
+}
+
+/** A session but for its rows. */
+export interface NativeSessionState {
+  /** (position) pending ones included. */
+  ids: Uint32Array;
+  /** Of them, in the cache. */
+  cached: number;
+  /** (layers) lowest row that each layer still holds. */
+  released: Uint32Array;
+  /** Positions whose residual rows are saved, ascending. */
+  saved: Uint32Array;
+  /** Length of the rows as a stream; native/core/snapshot.h says what is in it. */
+  rowBytes: number;
+}
+
+/** The state of a session at one moment; the session may go on meanwhile. */
+export interface NativeSnapshot extends NativeSessionState {
+  /** Fills `bytes` with what comes next of the rows; fewer bytes only at the end. */
+  read(bytes: Uint8Array): number;
+  dispose(): void;
+}
+
+export interface NativeRestore {
+  /** Takes what comes next of the rows. */
+  write(bytes: Uint8Array): void;
+  /** The session, once all its rows are there. Call it once. */
+  finish(): NativeSession;
+  dispose(): void;
 }
 
 /** Token ids of one `read`, in order; anchors that were forced are not among them. */
@@ -236,8 +281,12 @@ export interface NativeSession {
   abort(): void;
   /** Drops the tokens from `position` on; throws ERR_POSITION where rows before it have left. */
   truncate(position: number): void;
-  /** A session of its own with the first `position` tokens; throws like `truncate`. */
-  fork(position: number): NativeSession;
+  /**
+   * A session of its own with the first `position` tokens; throws like `truncate`. `contextLength`
+   * 0: this session's.
+   */
+  fork(position: number, contextLength: number): NativeSession;
+  snapshot(): NativeSnapshot;
   /** Tokens whose rows are in the cache; may be read while a call runs (progress). */
   readonly cached: number;
   ids(): Uint32Array;
@@ -260,4 +309,6 @@ export interface NativeStats {
   /** Bytes of the blocks held (shared ones counted in full), and of one row of one layer. */
   bytes: number;
   rowBytes: number;
+  /** Tokens whose rows came from the prefix cache. */
+  reused: number;
 }

@@ -49,6 +49,7 @@ export class Run {
         anchors: prompt.anchors + held.length - ids.length,
         prefillSeconds: times.prefill,
         decodeSeconds: times.decode,
+        reusedTokens: session.stats().reusedTokens,
       },
       seed: seed === undefined ? null : jsonSeed(seed),
       policy: session.policy,

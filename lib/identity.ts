@@ -1,0 +1,47 @@
+/** Tells one model from another, so that a snapshot is not read by the wrong one. */
+import { webcrypto } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { withFile } from './files.js';
+import type { ModelFolder } from './folder.js';
+import { tokenizerFiles } from './tokenizer-files.js';
+
+/** Of each weight file this many pages are read, the first and the last among them. */
+const samples = 32;
+const pageBytes = 4096;
+
+/**
+ * SHA-256 (hexadecimal) over the config, the tokenizer's files, the table of tensors, and the size
+ * and some pages of each weight file. Weights that were tuned differ in every page, so that is
+ * enough to tell them apart, but no proof against somebody who wants two models to look alike.
+ */
+export async function identityOf(model: ModelFolder): Promise<string> {
+  const named = ['config.json', ...tokenizerFiles].map((name) => hashFile(model.path, name));
+  const weights = model.files.map(({ path, size }) => hashPages(path, size));
+  const table = model.tensors.map(({ name, dtype, shape, file, offset, length }) =>
+    [name, dtype, shape.join('x'), file, offset, length].join(' '),
+  );
+  const parts = [...(await Promise.all([...named, ...weights])), ...table];
+  return hash(new TextEncoder().encode(parts.join('\n')));
+}
+
+async function hash(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  return Buffer.from(await webcrypto.subtle.digest('SHA-256', bytes)).toString('hex');
+}
+
+async function hashFile(folder: string, name: string): Promise<string> {
+  const bytes = await readFile(join(folder, name)).catch(() => undefined); // most are optional
+  return `${name} ${bytes ? await hash(new Uint8Array(bytes)) : 'none'}`;
+}
+
+async function hashPages(path: string, size: number): Promise<string> {
+  const last = Math.max(0, size - pageBytes);
+  const pages = new Uint8Array(samples * pageBytes);
+  await withFile(path, async (file) => {
+    for (let i = 0; i < samples; ++i) {
+      const position = Math.floor((last * i) / (samples - 1));
+      await file.read(pages, i * pageBytes, pageBytes, position);
+    }
+  });
+  return `${size} ${await hash(pages)}`;
+}

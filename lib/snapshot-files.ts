@@ -1,0 +1,110 @@
+/** Snapshots in memory and in files. */
+import { randomBytes } from 'node:crypto';
+import { type FileHandle, open, rename, rm, writeFile } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { AnchorError, throwIfAborted } from './errors.js';
+import { invalid } from './options.js';
+import type { SnapshotWriter, Source } from './snapshot.js';
+
+/** All of a snapshot in one array. */
+export async function writeToMemory(
+  writer: SnapshotWriter,
+  signal: AbortSignal | undefined,
+): Promise<Uint8Array> {
+  const bytes = new Uint8Array(writer.size);
+  let at = 0;
+  for await (const piece of writer.pieces(signal)) {
+    bytes.set(piece, at);
+    at += piece.length;
+  }
+  return bytes;
+}
+
+/**
+ * Writes a file beside `path` and renames it when all of it is on the disk, so that whoever opens
+ * `path` finds the old content or the new one. @throws `ERR_FILE`
+ */
+export async function writeToFile(
+  writer: SnapshotWriter,
+  path: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const target = resolve(path);
+  const suffix = randomBytes(6).toString('hex');
+  const temporary = join(dirname(target), `.${basename(target)}.${suffix}.tmp`);
+  let file: FileHandle | undefined;
+  try {
+    file = await open(temporary, 'wx');
+    await writeFile(file, writer.pieces(signal));
+    await file.sync();
+    await file.close();
+    throwIfAborted(signal);
+    await rename(temporary, target);
+  } catch (error) {
+    await file?.close().catch(() => {}); // it may be closed already
+    if (file) await rm(temporary, { force: true }).catch(() => {});
+    throw fileError(error, path, 'written');
+  }
+}
+
+/** Opens what `Model.restore` was given, and closes it after `use`. @throws `ERR_FILE` */
+export async function withSource<T>(
+  snapshot: unknown,
+  use: (source: Source) => Promise<T>,
+): Promise<T> {
+  if (ArrayBuffer.isView(snapshot)) return use(memorySource(snapshot));
+  const path = checkFile(snapshot, 'the snapshot', 'a Uint8Array or the path of a file');
+  let file: FileHandle | undefined;
+  try {
+    file = await open(path, 'r');
+    const stats = await file.stat();
+    if (!stats.isFile()) throw new AnchorError('ERR_FILE', `"${path}" is not a regular file`);
+    return await use(fileSource(file, path, stats.size));
+  } catch (error) {
+    throw fileError(error, path, 'read');
+  } finally {
+    await file?.close();
+  }
+}
+
+/** Checks the path of a file. @throws `ERR_INVALID_ARGUMENT` */
+export function checkFile(value: unknown, name: string, expectation: string): string {
+  if (typeof value === 'string' && value !== '' && !value.includes('\0')) return value;
+  throw invalid(name, expectation, value);
+}
+
+function memorySource(given: ArrayBufferView): Source {
+  const all = new Uint8Array(given.buffer, given.byteOffset, given.byteLength);
+  return {
+    size: all.length,
+    read: async (bytes, position) => {
+      const part = all.subarray(position, position + bytes.length);
+      if (part.length < bytes.length) throw cutOff('The snapshot');
+      bytes.set(part);
+    },
+  };
+}
+
+function fileSource(file: FileHandle, path: string, size: number): Source {
+  return {
+    size,
+    read: async (bytes, position) => {
+      for (let at = 0; at < bytes.length; ) {
+        const { bytesRead } = await file.read(bytes, at, bytes.length - at, position + at);
+        if (bytesRead === 0) throw cutOff(`"${path}"`);
+        at += bytesRead;
+      }
+    },
+  };
+}
+
+function cutOff(what: string): AnchorError {
+  return new AnchorError('ERR_SNAPSHOT_INVALID', `${what} became shorter while it was read`);
+}
+
+// Only what the file system says: an abort's reason and errors of our own stay as they are.
+function fileError(error: unknown, path: string, verb: 'read' | 'written'): unknown {
+  if (typeof (error as { syscall?: unknown } | null)?.syscall !== 'string') return error;
+  const message = `"${path}" cannot be ${verb}: ${(error as Error).message}`;
+  return new AnchorError('ERR_FILE', message, { cause: error });
+}
