@@ -34,6 +34,7 @@ const formatVersion = 1;
 const fixedBytes = 16;
 const checksumBytes = 4;
 const sliceBytes = 256 * 1024;
+const maxCount = 2 ** 31 - 1;
 const maxHeaderBytes = 16 * 1024 * 1024;
 
 /** What a snapshot's model and this one must have in common. */
@@ -59,12 +60,12 @@ const headerSchema = z.object({
   policy: policySchema,
   policyHash: z.string(),
   cacheType,
-  contextLength: integer(1),
-  position: integer(0),
-  cached: integer(0),
+  contextLength: integer(1, maxCount),
+  position: integer(0, maxCount),
+  cached: integer(0, maxCount),
   /** (layers) lowest row that each layer still holds. */
-  released: z.array(integer(0), { error: 'a list of positions' }),
-  savedRows: integer(0),
+  released: z.array(integer(0, maxCount), { error: 'a list of positions' }),
+  savedRows: integer(0, maxCount),
   rowBytes: integer(0),
 });
 
@@ -268,13 +269,22 @@ function checkHeader(header: Header, host: RestoreHost): NativePolicy {
       `Expected the snapshot to have ${model.layers} layers, not ${header.released.length}`,
     );
   }
-  const policy = host.nativePolicy(header.policy);
+  const policy = resolvePolicy(header, host);
   if (hashPolicy(policy) === header.policyHash) return policy;
   const shown = show(header.policy);
   throw invalid(
     `The snapshot's policy, ${shown}, means something else with the anchor settings that this ` +
       'model was loaded with',
   );
+}
+
+function resolvePolicy({ policy }: Header, host: RestoreHost): NativePolicy {
+  try {
+    return host.nativePolicy(policy);
+  } catch (cause) {
+    const message = `The snapshot's policy does not fit the model. ${(cause as Error).message}`;
+    throw new AnchorError('ERR_SNAPSHOT_INVALID', message, { cause });
+  }
 }
 
 function encodeHead(header: Header): Uint8Array {

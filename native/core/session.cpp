@@ -129,7 +129,7 @@ std::shared_ptr<Session> Session::fork(int32_t at, int32_t contextLength) const 
            ", where this model's rotary frequencies change, but received " +
            std::to_string(contextLength));
   }
-  if (at > contextLength) {
+  if (at > contextLength && at <= position()) {
     throw Error(ErrorCode::contextLength, "Expected at most " + std::to_string(contextLength) +
                                               " tokens, but the fork begins with " +
                                               std::to_string(at));

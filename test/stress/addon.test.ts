@@ -164,12 +164,12 @@ describe('numbers out of range', () => {
       await session.append(ids, 'none');
       if (name === 'endGenerate' || name === 'read') session.startGenerate(generateSpec);
       for (const value of [...noNumbers, 0.5, 2 ** 31]) {
-        const code = await codeOf(() => session[name](value as number));
+        const code = await codeOf(() => session[name](value as number, 0));
         expect([value, code]).toEqual([value, 'ERR_INVALID_ARGUMENT']);
       }
       if (name === 'endGenerate' || name === 'read') await session.endGenerate(ids.length);
       for (const value of name === 'truncate' || name === 'fork' ? [-1, 2 ** 31 - 1] : []) {
-        expect(await codeOf(() => session[name](value))).toBe('ERR_POSITION');
+        expect(await codeOf(() => session[name](value, 0))).toBe('ERR_POSITION');
       }
       await usable(session);
       session.dispose();
@@ -318,7 +318,8 @@ test('what is disposed says so', async () => {
     () => session.read(0),
     () => session.endGenerate(0),
     () => session.truncate(0),
-    () => session.fork(0),
+    () => session.fork(0, 0),
+    () => session.snapshot(),
     () => session.ids(),
     () => session.stats(),
   ];

@@ -2,6 +2,7 @@
 import { resolveAnchors } from '../../lib/anchors.js';
 import { Codec } from '../../lib/codec.js';
 import { SessionHandle, type SessionModel } from '../../lib/session.js';
+import { SnapshotWriter } from '../../lib/snapshot.js';
 import type { Tokenizer } from '../../lib/tokenizer.js';
 import type { GenerationDefaults } from '../../types/api.js';
 import type {
@@ -9,6 +10,7 @@ import type {
   NativeBatch,
   NativeGenerateSpec,
   NativeSession,
+  NativeSnapshot,
   NativeStats,
 } from '../../types/native.js';
 
@@ -199,6 +201,12 @@ export class FakeSession implements NativeSession {
     return copy;
   }
 
+  snapshot(): NativeSnapshot {
+    const ids = this.ids();
+    const state = { cached: this.cached, released: Uint32Array.of(0, 0), saved: new Uint32Array() };
+    return { ids, ...state, rowBytes: 0, read: () => 0, dispose: () => {} };
+  }
+
   ids(): Uint32Array {
     return Uint32Array.from(this.text);
   }
@@ -214,6 +222,7 @@ export class FakeSession implements NativeSession {
       mirrorRows: 2,
       bytes: 4096,
       rowBytes: 16,
+      reused: 0,
     };
   }
 
@@ -223,6 +232,8 @@ export class FakeSession implements NativeSession {
     this.running = undefined;
   }
 }
+
+const snapshotModel = { identity: '', architecture: '', compute: 'exact', layers: 2 } as const;
 
 export interface FakeModel {
   tokenizer: FakeTokenizer | undefined;
@@ -262,6 +273,8 @@ export function fakeSession(
     insertId: anchors.insertId,
     adopt: () => {},
     forget: () => {},
+    snapshotWriter: (snapshot, settings) =>
+      new SnapshotWriter(snapshot, snapshotModel, settings, ''),
     requireCodec: (what) => {
       if (codec) return codec;
       throw Object.assign(new Error(`${what} needs a tokenizer`), { code: 'ERR_NO_TOKENIZER' });

@@ -47,11 +47,28 @@ class FakeAddon implements NativeAddon {
         this.sessions.push({ spec: session, native });
         return native;
       },
-      memory: () => ({ weights: 1, mapped: 2, caches: 3, sessions: this.sessions.length }),
+      restore: async () => {
+        throw new Error('nothing is saved here');
+      },
+      memory: () => ({
+        weights: 1,
+        mapped: 2,
+        caches: 3,
+        sessions: this.sessions.length,
+        ...prefixes,
+      }),
       dispose: () => void ++this.disposals,
     };
   }
 }
+
+const prefixes = {
+  prefixBytes: 4,
+  prefixEntries: 5,
+  prefixHits: 6,
+  prefixMisses: 7,
+  reusedTokens: 8,
+};
 
 function error(code: string, text = '') {
   const message = expect.stringContaining(text);
@@ -86,7 +103,10 @@ describe('the shipped model', () => {
       ...{ contextLength: 2048, vocabSize: 8192, folder: shipped },
       defaultPolicy: { kind: 'anchor', per: 8, sourceLayer: 8, tokens: [0, 1, 2, 3] },
     });
-    expect(model.memory()).toEqual({ weights: 1, mapped: 2, caches: 3, sessions: 0 });
+    expect(model.memory()).toEqual({
+      ...{ weights: 1, mapped: 2, caches: 3, sessions: 0 },
+      prefixCache: { bytes: 4, prefixes: 5, hits: 6, misses: 7, reusedTokens: 8 },
+    });
   });
 
   test('tokenizes with anchors, and takes them out again', async () => {

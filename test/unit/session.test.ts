@@ -228,7 +228,7 @@ describe('stats', () => {
     const { session } = fakeSession(words, { text: [0, 3, ANCHOR, 1], insert: ANCHOR });
     expect(session.stats()).toEqual({
       ...{ position: 4, pending: 0, anchors: 0, rowsPerLayer: [4, 2], rows: 6, mirrorRows: 2 },
-      ...{ bytes: 4096, rowBytes: 16 },
+      ...{ bytes: 4096, rowBytes: 16, reusedTokens: 0 },
       full: { rows: 8, bytes: 128 },
       fullWithoutAnchors: { rows: 6, bytes: 96 },
     });
