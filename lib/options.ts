@@ -243,7 +243,7 @@ const compareSchema = strict({
 
 const caseSchema = strict({
   name: element.optional(),
-  policy: policy.optional(),
+  policy: policySchema.optional(),
   cacheType: cacheType.optional(),
 }) satisfies z.ZodType<ComparisonCase>;
 

@@ -27,7 +27,8 @@ import type {
 } from '../types/native.js';
 import { AnchorError, fromNative, throwIfAborted } from './errors.js';
 import { cacheType, policySchema } from './options.js';
-import { check, integer, oneOf, type Scope, show } from './validate.js';
+import { show } from './show.js';
+import { check, integer, oneOf, type Scope } from './validate.js';
 
 const magic = 'anchsnap';
 const formatVersion = 1;

@@ -5,9 +5,12 @@ import type {
   FillInTheMiddleText,
   FimOrder,
 } from './prompts.js';
+import type { ModelMemory, SessionStats, SnapshotOptions } from './state.js';
 
 export type * from './compare.js';
+export type * from './estimate.js';
 export type * from './prompts.js';
+export type * from './state.js';
 
 /** Stable `code` of an `AnchorError`. */
 export type ErrorCode =
@@ -177,11 +180,6 @@ export interface SessionOptions {
   prefixCache?: boolean;
 }
 
-/** Options of {@link Session.snapshot}, {@link Session.saveSnapshot} and {@link Model.restore}. */
-export interface SnapshotOptions {
-  signal?: AbortSignal;
-}
-
 /** Options of {@link Model.tokenize}. */
 export interface TokenizeOptions {
   /** Text such as `<|endoftext|>` becomes the control token. @default false */
@@ -291,51 +289,6 @@ export interface Usage {
   decodeSeconds: number;
 }
 
-/** What a session's cache holds, and what a full cache would hold. */
-export interface SessionStats {
-  /** Tokens of the text, anchors and pending tokens included. */
-  position: number;
-  /** Tokens that wait for the next pass: sampled, or left by an abort. */
-  pending: number;
-  /** Anchors among the tokens in the cache. */
-  anchors: number;
-  /** (layers) live rows: one key and value for every KV head. */
-  rowsPerLayer: number[];
-  /** Sum of `rowsPerLayer`, and copies of the source layer's kept rows beside them. */
-  rows: number;
-  mirrorRows: number;
-  /** Memory of all blocks held, and what the live rows alone take. */
-  bytes: number;
-  rowBytes: number;
-  /** Tokens whose rows came from the prefix cache. */
-  reusedTokens: number;
-  /** A full cache of the same type, for the same ids and for the text without inserted anchors. */
-  full: { rows: number; bytes: number };
-  fullWithoutAnchors: { rows: number; bytes: number };
-}
-
-/** Bytes that a model holds, and its number of sessions. */
-export interface ModelMemory {
-  /** Mapped weight files, prepared copies, cache blocks of all sessions. */
-  mapped: number;
-  weights: number;
-  caches: number;
-  sessions: number;
-  prefixCache: PrefixCacheStats;
-}
-
-/** What the prefix cache holds, and what it was good for. */
-export interface PrefixCacheStats {
-  /** Rows, each counted once however many prefixes share it; sessions may hold them too. */
-  bytes: number;
-  prefixes: number;
-  /** Sessions that began with a known prefix, and those that looked for one in vain. */
-  hits: number;
-  misses: number;
-  /** Tokens that were not read again. */
-  reusedTokens: number;
-}
-
 /** A loaded model. Any number of sessions may run at a time. */
 export interface Model {
   readonly info: ModelInfo;
@@ -423,36 +376,4 @@ export interface Session {
   dispose(): void;
   /** The same, for `using`. */
   [Symbol.dispose](): void;
-}
-
-/** What a model can compute on. */
-export interface DeviceInfo {
-  readonly name: 'cpu';
-  /** Instruction sets that can be used, best last: `base`, `avx2`, ... */
-  readonly instructionSets: readonly string[];
-  /** Default number of worker threads. */
-  readonly threads: number;
-}
-
-/** Memory that a model and one session would take, computed from the folder's headers. */
-export interface Estimate {
-  weightBytes: number;
-  /** Bytes of a cache with `context` tokens, under the policy and under a full cache. */
-  cacheBytes: number;
-  fullCacheBytes: number;
-  rows: number;
-  fullRows: number;
-  /** Share of anchors assumed. */
-  anchorShare: number;
-}
-
-/** Options of `estimate`. */
-export interface EstimateOptions {
-  /** @default the model's context */
-  context?: number;
-  policy?: CachePolicy;
-  cacheType?: CacheType;
-  anchors?: AnchorOptions;
-  /** Share of the tokens that are anchors. @default 0.09, of TypeScript and Python sources */
-  anchorShare?: number;
 }
