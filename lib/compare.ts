@@ -10,8 +10,8 @@ const referenceName = 'own attention';
 /**
  * Reads one text or list of ids under every case and compares with the reference, the model's own
  * attention: for a model trained for anchors its anchor policy, for any other the full cache. All
- * sessions read the same ids, chunk by chunk in turns, so memory does not grow with the text but
- * for the caches and 40 bytes a token and case. All sessions are disposed when the promise settles.
+ * sessions read the same ids, chunk by chunk in turns, so memory grows with the text only by the
+ * caches and about 20 bytes a token and case. When the promise settles all sessions are disposed.
  * @throws `ERR_INVALID_ARGUMENT`, `ERR_NO_TOKENIZER`, `ERR_CONTEXT_LENGTH`, `ERR_OUT_OF_MEMORY`,
  * `ERR_DISPOSED`, the signal's reason; `ERR_MODEL_INVALID` where logits are not finite numbers
  */

@@ -16,8 +16,9 @@ export interface CompareOptions {
   /** Control tokens in a text. @default false */
   parseSpecial?: boolean;
   /**
-   * Tokens that all sessions read before any goes on. Logits take 16 * chunkTokens * vocabSize
-   * bytes at most. @default 256, fewer where a chunk's logits would exceed 32 MiB
+   * Tokens that all sessions read before any goes on; their logits take about
+   * 12 * chunkTokens * vocabSize bytes in all.
+   * @default 256, fewer where a chunk's logits of one session would exceed 32 MiB
    */
   chunkTokens?: number;
   /** Tokens that every session generates in the end, to time it; 2 or more. @default none */
@@ -62,7 +63,7 @@ export interface ComparedCase {
   natsPerToken: number;
   /** Sum of the same over {@link Comparison.targetBytes}; null without a tokenizer. */
   natsPerByte: number | null;
-  /** (targets) */
+  /** (targets) divergence in nats. */
   tokenKl: Float64Array;
   /** (targets) -log of the target's probability. */
   tokenNats: Float64Array;

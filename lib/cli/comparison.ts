@@ -75,8 +75,8 @@ function cache(all: readonly ComparedCase[], { cacheType, stats }: ComparedCase)
 function speed(all: readonly ComparedCase[]): string {
   const cells = (speed: ComparedSpeed | null) =>
     speed === null ? [] : [figure(speed.tokensPerSecond), speed.ratio.toFixed(2)];
-  const head = ['', 'reading', 'ratio'];
-  if (all.some(({ decode }) => decode)) head.push('decoding', 'ratio');
+  const head = ['', 'prefill', 'ratio'];
+  if (all.some(({ decode }) => decode)) head.push('decode', 'ratio');
   const rows = all.map(({ name, prefill, decode }) => [name, ...cells(prefill), ...cells(decode)]);
   const title = 'Tokens a second in this one run, and against the reference: noisy';
   return `${title}\n${columns([head, ...rows])}`;

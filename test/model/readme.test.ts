@@ -47,7 +47,7 @@ describe('README.md', () => {
 });
 
 describe('documents', () => {
-  test.each(['README.md', 'docs/anchors.md', 'CONTRIBUTING.md', 'AGENTS.md'])(
+  test.each(['README.md', 'docs/anchors.md', 'docs/compare.md', 'CONTRIBUTING.md', 'AGENTS.md'])(
     'links of %s lead somewhere',
     (path) => {
       const links = [...read(path).matchAll(/\]\(([^)#]+)[^)]*\)/g)].map(([, link]) => link!);
