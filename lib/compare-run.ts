@@ -248,7 +248,8 @@ export class ComparisonRun {
 
 function openSession(model: Model, { name, policy, cacheType }: NamedCase): Session {
   try {
-    return model.createSession({ policy, cacheType });
+    // Rows of a prefix that is known would be read in no time.
+    return model.createSession({ policy, cacheType, prefixCache: false });
   } catch (error) {
     if (!(error instanceof AnchorError)) throw error;
     const message = `The case ${JSON.stringify(name)} cannot be run: ${error.message}`;

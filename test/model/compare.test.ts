@@ -120,6 +120,15 @@ describe('figures', () => {
   });
 });
 
+test('the prefix cache of a model has no part in it', async () => {
+  const other = await loadModel(golden.folder, { prefixCache: { bytes: 2 ** 24 } });
+  const before = other.memory();
+  const { reference } = await compare(other, ids, [{}, { policy: window }]);
+  expect(reference.stats.reusedTokens).toBe(0);
+  expect(other.memory().prefixCache).toEqual(before.prefixCache);
+  other.dispose();
+});
+
 describe('while it runs', () => {
   test('progress counts the tokens of all sessions', async () => {
     const seen: number[] = [];
