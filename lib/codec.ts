@@ -39,6 +39,12 @@ export class Codec {
     return this.tokenizer.encode(this.tabs ? text.replaceAll('    ', '\t') : text, rest);
   }
 
+  /** A rendered chat, with a mark inside what is no control token. */
+  encodeChat(text: string, mark: string): Promise<Uint32Array> {
+    const anchorId = this.insertId >= 0 ? this.insertId : undefined;
+    return this.tokenizer.encodeChat(text, { mark, anchorId, indent: this.tabs ? 'tab4' : 'none' });
+  }
+
   /** Bytes that an id adds to the text: none for control tokens and inserted anchors. */
   bytes(id: number): Uint8Array {
     return id === this.insertId ? new Uint8Array() : this.tokenizer.tokenBytes(id);

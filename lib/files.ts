@@ -137,6 +137,16 @@ export function readJsonSync(
   return bytes && parseJson(bytes, name, rules);
 }
 
+/** The text in a file of the folder, or undefined when there is no such file. Blocks. */
+export function readTextSync(folder: string, name: string, most: number): string | undefined {
+  const bytes = readFileSync(join(folder, name), name, most);
+  try {
+    return bytes && new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (cause) {
+    throw new AnchorError('ERR_MODEL_INVALID', `${name} is not UTF-8`, { cause });
+  }
+}
+
 function readFileSync(path: string, name: string, most: number): Uint8Array | undefined {
   let file: number;
   try {

@@ -179,6 +179,7 @@ function infoOf(
     bosTokenId: model.bosTokenId,
     generationDefaults: ignores ? {} : model.generationDefaults,
     hasTokenizer: anchors.tokenizer !== undefined,
+    chatTemplates: [...(anchors.tokenizer?.chatFiles().templates.keys() ?? [])],
     fillInTheMiddle: fimOrder(anchors),
     trainedForAnchors: anchors.trained,
     defaultPolicy: defaultPolicy(anchors),

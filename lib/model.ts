@@ -1,6 +1,9 @@
 /** A loaded model. */
 import type {
   CachePolicy,
+  ChatMessage,
+  ChatOptions,
+  ChatPrompt,
   CompleteOptions,
   Completion,
   FillInTheMiddleOptions,
@@ -16,14 +19,23 @@ import type {
 } from '../types/api.js';
 import type { NativeModel } from '../types/native.js';
 import type { ModelAnchors } from './anchors.js';
+import { writeChat } from './chat.js';
 import { Codec } from './codec.js';
 import { AnchorError, fromNative, throwIfAborted } from './errors.js';
 import { fillInTheMiddle } from './fill-in-the-middle.js';
-import { checkFimText, checkIds, checkText, invalid, parseOptions } from './options.js';
+import {
+  checkFimText,
+  checkIds,
+  checkMessages,
+  checkText,
+  invalid,
+  parseOptions,
+} from './options.js';
 import { describe, nativePolicy } from './policy.js';
 import { forkOf, SessionHandle, type SessionModel } from './session.js';
 import { hashPolicy, readSnapshot, type SnapshotModel, SnapshotWriter } from './snapshot.js';
 import { withSource } from './snapshot-files.js';
+import type { Tokenizer } from './tokenizer.js';
 
 export class ModelHandle implements Model {
   readonly info: ModelInfo;
@@ -71,6 +83,15 @@ export class ModelHandle implements Model {
     this.#guard();
     const codec = this.#shared.requireCodec('"detokenize"');
     return codec.decode(checkIds(ids, this.info.vocabSize, 'list'));
+  }
+
+  async chat(messages: readonly ChatMessage[], options?: ChatOptions): Promise<ChatPrompt> {
+    this.#guard();
+    const parsed = parseOptions.chat(options);
+    const checked = checkMessages(messages);
+    const codec = this.#shared.requireCodec('"chat"');
+    const tokenizer = this.#anchors.tokenizer as Tokenizer;
+    return writeChat(checked, parsed, this.info.folder, tokenizer, codec);
   }
 
   async fillInTheMiddle(

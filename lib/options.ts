@@ -4,6 +4,8 @@ import type {
   AnchorOptions,
   AppendOptions,
   CachePolicy,
+  ChatMessage,
+  ChatOptions,
   Chunk,
   CompareOptions,
   ComparisonCase,
@@ -233,6 +235,26 @@ const fimSchema = strict({
     .optional(),
 }) satisfies z.ZodType<FillInTheMiddleOptions>;
 
+const messageError = 'a list of one message or more, each an object with a "role"';
+const roleSchema = z.looseObject({ role: z.string({ error: 'a string' }) }, { error: 'an object' });
+const chatSchema = strict({
+  messages: z.array(roleSchema, { error: messageError }).min(1, messageError),
+});
+
+const reserved = ['messages', 'tools', 'add_generation_prompt'];
+const variablesError = `an object by name, without ${reserved.join(', ')}`;
+
+const chatOptionsSchema = strict({
+  template: z.string({ error: 'a string' }).optional(),
+  templateText: z.string({ error: 'a string' }).optional(),
+  addGenerationPrompt: boolean.optional(),
+  tools: z.array(z.looseObject({}, { error: 'an object' }), { error: 'a list' }).optional(),
+  variables: z
+    .record(z.string(), z.unknown(), { error: variablesError })
+    .refine((names) => !reserved.some((name) => Object.hasOwn(names, name)), variablesError)
+    .optional(),
+}) satisfies z.ZodType<ChatOptions>;
+
 const compareSchema = strict({
   parseSpecial: boolean.optional(),
   chunkTokens: integer(1, maxCount).optional(),
@@ -274,10 +296,16 @@ export const parseOptions = {
   complete: (options: unknown = {}) => check(completeSchema, options),
   compare: (options: unknown = {}) => check(compareSchema, options),
   fillInTheMiddle: (options: unknown = {}) => check(fimSchema, options),
+  chat: (options: unknown = {}) => check(chatOptionsSchema, options),
 };
 
 /** Checked options of {@link parseOptions}. */
 export type Parsed<K extends keyof typeof parseOptions> = ReturnType<(typeof parseOptions)[K]>;
+
+/** Checks the messages of a chat. @throws `ERR_INVALID_ARGUMENT` */
+export function checkMessages(messages: unknown): ChatMessage[] {
+  return check(chatSchema, { messages }, argumentScope).messages;
+}
 
 /** Checks a text with a hole. @throws `ERR_INVALID_ARGUMENT` */
 export function checkFimText(value: unknown): FillInTheMiddleText {

@@ -9,9 +9,11 @@ import {
   byteTable,
   type NewlineIds,
   newlineIds,
+  parts,
   soleNewline,
 } from './tokenizer-bytes.js';
 import { invalid, type TokenizerFiles, unsupported } from './tokenizer-files.js';
+import { ControlSplitter } from './tokenizer-split.js';
 
 export interface EncodeSettings {
   /** Text such as `<|endoftext|>` becomes the control token. */
@@ -24,6 +26,14 @@ export interface EncodeSettings {
 
 export interface AnchorSettings extends EncodeSettings {
   anchorId: number;
+  indent: 'none' | 'tab4';
+}
+
+export interface ChatSettings {
+  /** Stands inside what looks like a token and is none; left out of the text. */
+  mark: string;
+  /** Inserted after every newline; undefined: none is. */
+  anchorId: number | undefined;
   indent: 'none' | 'tab4';
 }
 
@@ -167,6 +177,9 @@ export class Encoder {
   readonly newlines: NewlineIds;
   private readonly soleNewline: number | undefined;
   private readonly model: PieceModel;
+  private readonly splitter: ControlSplitter;
+  /** SentencePiece's blank goes before the text alone, not before every piece of it. */
+  private readonly blankOnce: boolean;
   private readonly instances = new Map<string, Instance>();
 
   /** @throws `ERR_MODEL_INVALID`, `ERR_MODEL_UNSUPPORTED` */
@@ -179,6 +192,10 @@ export class Encoder {
     this.newlines = newlineIds(this.table);
     this.soleNewline = soleNewline(this.table, this.newlines);
     const special = added.filter((token) => token.special);
+    this.splitter = new ControlSplitter(special);
+    this.blankOnce = parts(files.tokenizer.pre_tokenizer).some(
+      ({ type, prepend_scheme }) => type === 'Metaspace' && prepend_scheme === 'first',
+    );
     const banned = new Set(special.map(({ content }) => content));
     let merger: Merger;
     try {
@@ -246,6 +263,28 @@ export class Encoder {
     const tabbed = settings.indent === 'tab4' ? text.replaceAll('    ', '\t') : text;
     const ids = this.insertIntoWhole(tabbed, settings) ?? this.insertByLine(tabbed, settings);
     return this.finish(ids, settings);
+  }
+
+  /** A rendered chat: control tokens in the text, unless they bear the mark. */
+  encodeChat(text: string, settings: ChatSettings): Uint32Array<ArrayBuffer> {
+    const { mark, anchorId, indent } = settings;
+    const out: number[] = [];
+    for (const { part, at } of this.splitter.split(text, mark)) {
+      if (typeof part === 'number') {
+        // The text may have brought the anchor itself.
+        if (part !== anchorId || out.at(-1) !== anchorId) out.push(part);
+        continue;
+      }
+      const plain = part.replaceAll(mark, '');
+      const continued = at > 0 && this.blankOnce;
+      const own = { parseSpecial: false, addSpecial: false, continued };
+      const ids =
+        anchorId === undefined
+          ? this.encode(indent === 'tab4' ? plain.replaceAll('    ', '\t') : plain, own)
+          : this.encodeWithAnchors(plain, { ...own, anchorId, indent });
+      for (const id of ids) out.push(id);
+    }
+    return Uint32Array.from(out);
   }
 
   /** For vocabularies in which a newline is always the same id. */

@@ -31,6 +31,10 @@ export interface TokenizerFiles {
   added: AddedToken[];
   /** Ids that the tokenizer puts in front of a text. */
   first: number[];
+  /** `chat_template` of tokenizer_config.json, whatever it is. */
+  chatTemplate: unknown;
+  /** Texts of special tokens by the name of their role, such as `bos_token`. */
+  specials: Record<string, string>;
 }
 
 /** `model` of tokenizer.json. */
@@ -304,5 +308,23 @@ export function readTokenizerFiles(folder: string, vocabSize: number): Tokenizer
     ...model.vocabulary,
     ...added.map(({ content, id }) => [content, id] as const),
   ]);
-  return { tokenizer, model, added, first: firstIds(files, ids) };
+  const config = files['tokenizer_config.json'] ?? {};
+  return {
+    ...{ tokenizer, model, added, first: firstIds(files, ids) },
+    chatTemplate: config.chat_template,
+    specials: specialTokens(files['special_tokens_map.json'] ?? {}, config),
+  };
+}
+
+/** What chat templates know special tokens by; later files win. */
+function specialTokens(...files: Json[]): Record<string, string> {
+  const extra = files.map((file) => file.extra_special_tokens).filter(isJson);
+  const all = [...files, ...extra].flatMap((file) => Object.entries(file));
+  const named = all.map(([name, value]) => [name, contentOf(value)] as const);
+  return Object.fromEntries(
+    named.filter((entry): entry is [string, string] => {
+      const [name, content] = entry;
+      return /^\w+_token$/.test(name) && content !== undefined;
+    }),
+  );
 }

@@ -1,9 +1,15 @@
 /** The worker thread behind `lib/tokenizer.ts`: reads tokenizers, encodes texts. */
 import { parentPort } from 'node:worker_threads';
 import type { ErrorCode } from '../types/api.js';
+import { type ChatTemplates, readChatTemplates } from './chat-templates.js';
 import { AnchorError, codeOf } from './errors.js';
 import { type ByteTable, type NewlineIds, stripsFirstBlank } from './tokenizer-bytes.js';
-import { type AnchorSettings, Encoder, type EncodeSettings } from './tokenizer-encode.js';
+import {
+  type AnchorSettings,
+  type ChatSettings,
+  Encoder,
+  type EncodeSettings,
+} from './tokenizer-encode.js';
 import { readTokenizerFiles } from './tokenizer-files.js';
 import type { Reply } from './worker-client.js';
 
@@ -12,7 +18,14 @@ export type Request =
   | { kind: 'open'; tokenizer: number; folder: string; vocabSize: number }
   | { kind: 'encode'; tokenizer: number; text: string; settings: EncodeSettings }
   | { kind: 'anchors'; tokenizer: number; text: string; settings: AnchorSettings }
+  | { kind: 'chat'; tokenizer: number; text: string; settings: ChatSettings }
   | { kind: 'close'; tokenizer: number };
+
+/** What a folder has for chats. */
+export interface ChatFiles {
+  templates: ChatTemplates;
+  specials: Record<string, string>;
+}
 
 /** What opening gives back, so that streaming needs no worker. */
 export interface Opened {
@@ -21,6 +34,7 @@ export interface Opened {
   /** Tokens beside the vocabulary. */
   added: [content: string, id: number][];
   stripsFirstBlank: boolean;
+  chat: ChatFiles;
 }
 
 const encoders = new Map<number, Encoder>();
@@ -41,6 +55,10 @@ function open({ tokenizer, folder, vocabSize }: Request & { kind: 'open' }) {
     newlines,
     added: files.added.map(({ content, id }) => [content, id]),
     stripsFirstBlank: stripsFirstBlank(files.tokenizer),
+    chat: {
+      templates: readChatTemplates(folder, files.chatTemplate),
+      specials: files.specials,
+    },
   };
   // The worker has no use for the table itself.
   return { value, moved: [table.bytes.buffer, table.offsets.buffer, table.control.buffer] };
@@ -56,6 +74,10 @@ function answer(request: Request): { value: unknown; moved: ArrayBuffer[] } {
     }
     case 'anchors': {
       const value = encoderOf(request.tokenizer).encodeWithAnchors(request.text, request.settings);
+      return { value, moved: [value.buffer] };
+    }
+    case 'chat': {
+      const value = encoderOf(request.tokenizer).encodeChat(request.text, request.settings);
       return { value, moved: [value.buffer] };
     }
     case 'close':

@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import { AnchorError } from './errors.js';
 import { sizeOf } from './files.js';
 import type { NewlineIds } from './tokenizer-bytes.js';
+import type { ChatSettings } from './tokenizer-encode.js';
 import { OTHER_VOCABULARIES } from './tokenizer-files.js';
-import type { Opened, Request } from './tokenizer-worker.js';
+import type { ChatFiles, Opened, Request } from './tokenizer-worker.js';
 import { WorkerClient, WorkerLost } from './worker-client.js';
 
 type Client = WorkerClient<Request>;
@@ -35,6 +36,12 @@ export interface Tokenizer {
   encode(text: string, options?: EncodeOptions): Promise<Uint32Array>;
   /** As `encode`, with the anchor after every newline (a lone carriage return is none). */
   encodeWithAnchors(text: string, options: AnchorEncodeOptions): Promise<Uint32Array>;
+  /** A rendered chat: what looks like a control token is one, unless it bears the mark. */
+  encodeChat(text: string, settings: ChatSettings): Promise<Uint32Array>;
+  /** Templates, and the names of special tokens. */
+  chatFiles(): ChatFiles;
+  /** Texts of tokens beside the vocabulary: control tokens, and those that are text. */
+  addedTexts(): { control: string[]; words: string[] };
   /** What an id adds to the text: a view, not to be written to. Empty for control tokens. */
   tokenBytes(id: number): Uint8Array;
   /** Whether an id is a control token, which is no part of the text. */
@@ -53,7 +60,7 @@ export interface Tokenizer {
 }
 
 /** Longest text in UTF-16 units: the time of any text stays bounded, seconds at this length. */
-const LONGEST_TEXT = 2 ** 24;
+export const LONGEST_TEXT = 2 ** 24;
 
 /** Milliseconds that opening a tokenizer and encoding a text may take, the latter by its length. */
 const OPENING_TIME = 30_000;
@@ -169,6 +176,24 @@ class OpenTokenizer implements Tokenizer {
       (tokenizer) => ({ kind: 'anchors', tokenizer, text, settings }),
       text.length,
     );
+  }
+
+  async encodeChat(text: string, settings: ChatSettings): Promise<Uint32Array> {
+    return this.remote.ask(
+      (tokenizer) => ({ kind: 'chat', tokenizer, text, settings }),
+      text.length,
+    );
+  }
+
+  chatFiles(): ChatFiles {
+    return this.opened.chat;
+  }
+
+  addedTexts(): { control: string[]; words: string[] } {
+    const { added } = this.opened;
+    const texts = (control: boolean) =>
+      added.filter(([, id]) => this.isControl(id) === control).map(([content]) => content);
+    return { control: texts(true), words: texts(false) };
   }
 
   tokenBytes(id: number): Uint8Array {

@@ -1,5 +1,8 @@
 /** The public interface of `anchorcoder`. Shapes are (outer, ..., inner); sizes are in bytes. */
 import type {
+  ChatMessage,
+  ChatOptions,
+  ChatPrompt,
   FillInTheMiddleOptions,
   FillInTheMiddlePrompt,
   FillInTheMiddleText,
@@ -146,6 +149,8 @@ export interface ModelInfo {
   /** What calls choose tokens by that say nothing else; empty if `generationConfig` ignores it. */
   readonly generationDefaults: GenerationDefaults;
   readonly hasTokenizer: boolean;
+  /** Names of the folder's chat templates, for {@link Model.chat}; empty where there is none. */
+  readonly chatTemplates: readonly string[];
   /** Order of {@link Model.fillInTheMiddle}; undefined where the model has no marks for it. */
   readonly fillInTheMiddle: FimOrder | undefined;
   /** Whether the config says that the model was trained for anchors. */
@@ -296,6 +301,13 @@ export interface Model {
   tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array>;
   /** Text of ids; anchors and control tokens are left out. @throws `ERR_NO_TOKENIZER` */
   detokenize(ids: ArrayLike<number>): string;
+  /**
+   * A chat as the folder's template writes it. Text of the messages never becomes a control token.
+   * @throws `ERR_MODEL_UNSUPPORTED` where there is no template, `ERR_MODEL_INVALID` for one that is
+   * broken or takes more than 2 seconds or 256 MiB, `ERR_INVALID_ARGUMENT` also for messages that
+   * the template refuses, `ERR_NO_TOKENIZER`
+   */
+  chat(messages: readonly ChatMessage[], options?: ChatOptions): Promise<ChatPrompt>;
   /**
    * A prompt for the text between a prefix and a suffix, in the marks that the model's vocabulary
    * has. The texts are never parsed for control tokens.

@@ -28,3 +28,34 @@ export interface FillInTheMiddlePrompt {
   stopTokens: readonly number[];
   order: FimOrder;
 }
+
+/** A message of a chat. Templates may read further keys, such as `tool_calls` or `name`. */
+export interface ChatMessage {
+  /** `system`, `user`, `assistant`, `tool`: those that the template knows. */
+  role: string;
+  /** Mostly a text. Some templates take parts such as `{ type: 'text', text: '...' }`. */
+  content?: unknown;
+  [key: string]: unknown;
+}
+
+/** Options of {@link Model.chat}. */
+export interface ChatOptions {
+  /** One of {@link ModelInfo.chatTemplates}. @default `tool_use` with tools, else `default` */
+  template?: string;
+  /** A template of the caller's own, in Jinja, instead of the folder's. */
+  templateText?: string;
+  /** Ends the prompt with the beginning of an answer. @default true */
+  addGenerationPrompt?: boolean;
+  /** Tools that the model may call, each as the JSON schema of a function. */
+  tools?: readonly object[];
+  /** Further variables of the template, such as `enable_thinking`, by name. */
+  variables?: Readonly<Record<string, unknown>>;
+}
+
+/** A chat as the model reads it. */
+export interface ChatPrompt {
+  /** For `append` or `complete`. Holds the BOS that the template writes, and no other. */
+  ids: Uint32Array;
+  /** What the template made of the messages, for reading: in it nothing tells tokens from text. */
+  text: string;
+}

@@ -93,6 +93,19 @@ export class FakeTokenizer implements Tokenizer {
     return this.decode(ids);
   }
 
+  encodeChat(text: string): Promise<Uint32Array> {
+    return this.encode(text);
+  }
+
+  chatFiles() {
+    return { templates: new Map<string, string>(), specials: {} };
+  }
+
+  addedTexts() {
+    const [control, words]: [string[], string[]] = [[], []];
+    return { control, words };
+  }
+
   dispose(): void {
     this.disposed = true;
   }
