@@ -225,6 +225,7 @@ void Executor::endGenerate(const std::shared_ptr<Session>& session, int32_t posi
 
 void Executor::truncate(const std::shared_ptr<Session>& session, int32_t position) {
   const Claim claim(*this, session);
+  keepForExecutor(session->sequence().cache);
   session->truncate(position);
 }
 
@@ -269,6 +270,18 @@ bool Executor::leaveToExecutor(const std::shared_ptr<Session>& session) noexcept
     return false;
   }
   return true;
+}
+
+// The same for rows that are cut off: a copy that shares them is the last to let go.
+void Executor::keepForExecutor(const SequenceCache& cache) noexcept {
+  if (cache.bytes() < kMostBytesFreedByCaller) return;
+  try {
+    const Lock lock(mutex_);
+    if (!stopping_) cutOff_.push_back(cache);
+  } catch (const std::bad_alloc&) {
+    return;
+  }
+  wake_.notify_all();
 }
 
 void Executor::stop() {

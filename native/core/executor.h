@@ -120,6 +120,7 @@ class Executor {
   void addSession(const std::shared_ptr<Session>& session);
   void enqueue(std::shared_ptr<Job> job);
   bool leaveToExecutor(const std::shared_ptr<Session>& session) noexcept;
+  void keepForExecutor(const SequenceCache& cache) noexcept;
   void loop();
   void turn(Batch& batch, bool* stopped);
   void clearSessions();
@@ -149,6 +150,7 @@ class Executor {
   std::deque<std::shared_ptr<Job>> jobs_;  // oldest first
   std::vector<std::weak_ptr<Session>> sessions_;
   std::vector<std::shared_ptr<Session>> leaving_;  // disposed, to be freed by the executor
+  std::vector<SequenceCache> cutOff_;              // rows that were cut off are among them
   bool stopping_ = false;
   std::atomic<bool> finished_{false};
   size_t lastGenerating_ = 0;           // generations in the last pass

@@ -69,6 +69,10 @@ void Executor::loop() {
   }
   clearSessions();
   prefixes_.clear();
+  {
+    const Lock lock(mutex_);
+    cutOff_.clear();
+  }
   model_->unload();
   finished_ = true;
   if (stopped_) stopped_();
@@ -129,6 +133,11 @@ void Executor::control(Calls& calls) {
     }
   }
   std::erase_if(jobs_, [](const auto& job) { return job->finished; });
+  if (!cutOff_.empty()) {
+    const auto rows = std::make_shared<std::vector<SequenceCache>>();
+    calls.push_back([rows] { rows->clear(); });
+    rows->swap(cutOff_);
+  }
   while (!leaving_.empty()) {
     calls.push_back(clearing(leaving_.back()));
     leaving_.pop_back();

@@ -194,12 +194,12 @@ using Ids = std::vector<uint32_t>;
 
 struct Engine {
   explicit Engine(int32_t threads = 1, uint64_t maxBytes = 0,
-                  const ModelConfig& config = tinyConfig()) {
+                  const ModelConfig& config = tinyConfig(), uint64_t prefixBytes = 0) {
     static const ModelFile file(tinyConfig());
     auto context = DeviceContext::open(Faults::ops(), {threads, nullptr}, maxBytes);
     model = std::make_shared<Model>(std::move(context), config, std::vector<FileSpec>{file.spec()},
                                     file.tensors);
-    executor = std::make_shared<Executor>(model);
+    executor = std::make_shared<Executor>(model, std::function<void()>(), prefixBytes);
   }
   explicit Engine(std::shared_ptr<Model> loaded)
       : model(std::move(loaded)), executor(std::make_shared<Executor>(model)) {}

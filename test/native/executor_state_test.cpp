@@ -135,9 +135,8 @@ TEST(refuses_states_that_cannot_be) {
 }
 
 struct PrefixEngine : Engine {
-  explicit PrefixEngine(uint64_t prefixBytes, uint64_t maxBytes = 0) : Engine(1, maxBytes) {
-    executor = std::make_shared<Executor>(model, [] {}, prefixBytes);
-  }
+  explicit PrefixEngine(uint64_t prefixBytes, uint64_t maxBytes = 0)
+      : Engine(1, maxBytes, tinyConfig(), prefixBytes) {}
   SessionPointer open(const Policy& policy, DType storage = DType::f32) {
     return executor->createSession(policy, kContext, storage, true);
   }
