@@ -6,6 +6,7 @@ import { type ChatTemplates, chatTemplatePlaces } from './chat-templates.js';
 import type { Codec } from './codec.js';
 import { AnchorError } from './errors.js';
 import { invalid, type Parsed } from './options.js';
+import { printable, quote } from './show.js';
 import { LONGEST_TEXT, type Tokenizer } from './tokenizer.js';
 
 const milliseconds = 2000;
@@ -66,8 +67,8 @@ function chooseTemplate(
   const usual = tools && templates.has('tool_use') ? 'tool_use' : 'default';
   const wanted = name ?? usual;
   const text = templates.get(wanted);
-  if (text !== undefined) return { text, name: `"${wanted}"`, ofFolder: true };
-  const list = `one of ${names.map((each) => `"${each}"`).join(', ')}`;
+  if (text !== undefined) return { text, name: quote(wanted), ofFolder: true };
+  const list = `one of ${names.map(quote).join(', ')}`;
   throw invalid('option "template"', list, name);
 }
 
@@ -77,15 +78,18 @@ function failureOf(outcome: Exclude<ChatOutcome, { kind: 'text' }>, template: Ch
   const broken = (fault: string) => new AnchorError(code, `${subject} ${fault}`);
   switch (outcome.kind) {
     case 'input':
-      return new AnchorError('ERR_INVALID_ARGUMENT', `No chat can be written: ${outcome.message}`);
+      return new AnchorError(
+        'ERR_INVALID_ARGUMENT',
+        `No chat can be written: ${printable(outcome.message)}`,
+      );
     case 'refused': {
-      const message = `${subject} refuses the messages: ${outcome.message}`;
+      const message = `${subject} refuses the messages: ${printable(outcome.message)}`;
       return new AnchorError('ERR_INVALID_ARGUMENT', message);
     }
     case 'syntax':
-      return broken(`does not parse: ${outcome.message}`);
+      return broken(`does not parse: ${printable(outcome.message)}`);
     case 'failed':
-      return broken(`failed: ${outcome.message}`);
+      return broken(`failed: ${printable(outcome.message)}`);
     case 'time':
       return broken(`did not end within ${milliseconds / 1000} seconds`);
     case 'memory':

@@ -3,6 +3,7 @@
 import { Command } from 'commander';
 import { version } from './binding.js';
 import { addCompare } from './cli/compare.js';
+import { addComplete } from './cli/complete.js';
 import { exitCodes, failureOf, oneLine } from './cli/failure.js';
 import { addGenerate } from './cli/generate.js';
 import type { Host } from './cli/host.js';
@@ -27,6 +28,7 @@ const host: Host = {
 const examples = `
 Examples:
   anchorcoder generate "function median(values) {" --temperature 0.3
+  anchorcoder complete src/queue.ts:12:5
   anchorcoder inspect ./SmolLM2-135M
   anchorcoder compare --file src/queue.ts --policy full --policy window:256,4
   anchorcoder help generate`;
@@ -43,6 +45,7 @@ function createProgram(): Command {
       },
     });
   addGenerate(program, host);
+  addComplete(program, host);
   addInspect(program, host);
   addCompare(program, host);
   return program;

@@ -1,10 +1,12 @@
 /** The command `generate`: a prompt in, code out, figures at the end. */
 import type { Command } from 'commander';
+import { UsageError } from './failure.js';
 import {
   addGenerationOptions,
   addModelOption,
   type GenerationFlags,
   generateFrom,
+  type Prompt,
 } from './generation.js';
 import type { Host } from './host.js';
 import { readPrompt } from './prompt.js';
@@ -12,6 +14,8 @@ import { readPrompt } from './prompt.js';
 interface GenerateFlags extends GenerationFlags {
   file?: string;
   parseSpecial?: boolean;
+  chat?: boolean;
+  system?: string;
 }
 
 const examples = `
@@ -22,6 +26,7 @@ Examples:
   anchorcoder generate --model ./SmolLM2-135M --anchor-tokens newline \\
     --dense-layers 17,18,20,23 --window 64 "def fibonacci(n):"
   anchorcoder generate "class Stack:" --policy window:256,4 --json
+  anchorcoder generate --model ./SmolLM2-135M --chat "What is a closure?"
 
 The code goes to stdout, everything else to stderr. Ctrl-C ends the text where it is.`;
 
@@ -35,6 +40,9 @@ export function addGenerate(program: Command, host: Host): void {
   addModelOption(command)
     .option('-f, --file <path>', 'file with the prompt; "-" is stdin')
     .option('--parse-special', 'texts such as <|endoftext|> in the prompt become control tokens');
+  command
+    .option('--chat', "the prompt is a user's message, in the model's chat template")
+    .option('--system <text>', 'a message of the system before it; implies --chat');
   addGenerationOptions(command, 'print the prompt first')
     .addHelpText('after', examples)
     .action((prompt: string | undefined, flags: GenerateFlags) => generate(prompt, flags, host));
@@ -42,6 +50,15 @@ export function addGenerate(program: Command, host: Host): void {
 
 async function generate(argument: string | undefined, flags: GenerateFlags, host: Host) {
   const text = await readPrompt(argument, flags.file, host.stdin);
-  const { parseSpecial = false } = flags;
-  await generateFrom(flags, host, () => ({ content: text, before: text, parseSpecial }));
+  const { parseSpecial = false, system } = flags;
+  const chat = flags.chat || system !== undefined;
+  if (chat && parseSpecial) {
+    throw new UsageError('--parse-special has no meaning in a chat: text of messages stays text');
+  }
+  await generateFrom(flags, host, async ({ model }): Promise<Prompt> => {
+    if (!chat) return { content: text, before: text, parseSpecial };
+    const before = system === undefined ? [] : [{ role: 'system', content: system }];
+    const prompt = await model.chat([...before, { role: 'user', content: text }]);
+    return { content: prompt.ids, before: prompt.text };
+  });
 }

@@ -5,6 +5,7 @@ import { estimate } from '../estimate.js';
 import { type Inspection, inspectFolder } from '../load.js';
 import { parseOptions } from '../options.js';
 import { describe } from '../policy.js';
+import { quote } from '../show.js';
 import { defined } from '../validate.js';
 import {
   anchorsOf,
@@ -167,6 +168,7 @@ function folderRows({ info, files, anchors }: Report): string[][] {
     ['weights', `${info.weightType}, ${bytes(info.weightBytes)} in ${many(files.length, 'file')}`],
     ['tokenizer', info.hasTokenizer ? 'tokenizer.json' : 'none: ids only, no text'],
     ['anchors', anchorWords(anchors)],
+    ['prompts', promptWords(info)],
     ['sampling', samplingWords(info)],
   ];
 }
@@ -176,6 +178,13 @@ function anchorWords({ trained, ids, inserted }: Report['anchors']): string {
   if (ids) words.push(ids.length <= 8 ? `ids ${numbers(ids)}` : `${many(ids.length, 'id')}`);
   if (inserted !== null) words.push(`${inserted} is inserted after every newline`);
   return words.join('; ');
+}
+
+function promptWords({ fillInTheMiddle: order, chatTemplates }: ModelInfo): string {
+  const first = order === 'spm' ? 'the suffix first' : 'the prefix first';
+  const middle = order ? `fills in the middle, ${first} (${order})` : 'no marks for a middle';
+  const templates = chatTemplates.length > 0 ? chatTemplates.map(quote).join(', ') : 'none';
+  return `${middle}; chat templates: ${templates}`;
 }
 
 function samplingWords({ generationDefaults: defaults }: ModelInfo): string {

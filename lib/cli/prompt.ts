@@ -20,11 +20,16 @@ export async function readPrompt(
   return text;
 }
 
-async function readText(file: string | undefined, stdin: Input): Promise<string> {
+/** All of a file, "-" for stdin; `missing` is said of a terminal. @throws UsageError */
+export async function readText(
+  file: string | undefined,
+  stdin: Input,
+  missing = 'There is no prompt: give it as an argument, with --file or on stdin',
+): Promise<string> {
   if (file !== undefined && file !== '-') return decode(await readBytes(file), file);
   // Waiting for a terminal would look like hanging.
   if (stdin.isTTY) {
-    throw new UsageError('There is no prompt: give it as an argument, with --file or on stdin');
+    throw new UsageError(missing);
   }
   const parts: Buffer[] = [];
   for await (const part of stdin) parts.push(Buffer.from(part));
@@ -36,7 +41,7 @@ async function readBytes(file: string): Promise<Buffer> {
     return await readFile(file);
   } catch (error) {
     const reason = codeOf(error) === 'ENOENT' ? 'there is no such file' : (error as Error).message;
-    throw new UsageError(`The prompt "${file}" cannot be read: ${reason}`);
+    throw new UsageError(`The file "${file}" cannot be read: ${reason}`);
   }
 }
 
@@ -44,6 +49,6 @@ function decode(bytes: Buffer, name: string): string {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
-    throw new UsageError(`The prompt in ${name} is not UTF-8`);
+    throw new UsageError(`The text in ${name} is not UTF-8`);
   }
 }
