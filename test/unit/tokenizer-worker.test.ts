@@ -10,6 +10,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { openTokenizer, type Tokenizer } from '../../dist/lib/tokenizer.js';
 import type { Request } from '../../dist/lib/tokenizer-worker.js';
 import { WorkerClient } from '../../dist/lib/worker-client.js';
+import { tokenizer as smallTokenizer } from '../model/hostile.js';
 
 type Client = WorkerClient<Request>;
 
@@ -173,5 +174,38 @@ describe('a worker that dies', () => {
   test('with its file missing says so', async () => {
     const client = new WorkerClient<Request>(pathToFileURL(join(scratch, 'none.mjs')), 'tokenizer');
     await expect(opened(client)).rejects.toMatchObject({ name: 'AnchorError', code: 'ERR_ADDON' });
+  });
+});
+
+describe('a pattern that never ends', () => {
+  const endless = { Regex: '(a+)+$|[^a]+' };
+  const text = `${'a'.repeat(60)}b`;
+
+  function hostile(change: Record<string, unknown>, patience: number): Promise<Tokenizer> {
+    const folder = mkdtempSync(join(scratch, 'endless-'));
+    writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(smallTokenizer(change)));
+    return openTokenizer(folder, 64, undefined, patience) as Promise<Tokenizer>;
+  }
+
+  test('ends its own call, and neither those of others nor later ones', async () => {
+    const split = { type: 'Split', behavior: 'Isolated', pattern: endless };
+    const level = { type: 'ByteLevel', use_regex: false };
+    const pre_tokenizer = { type: 'Sequence', pretokenizers: [split, level] };
+    const other = await opened();
+    const tokenizer = await hostile({ pre_tokenizer }, 0.1);
+    const start = performance.now();
+    const stuck = expect(tokenizer.encode(text)).rejects.toMatchObject({
+      name: 'AnchorError',
+      code: 'ERR_MODEL_INVALID',
+      message: expect.stringMatching(/a text of 61 characters took .* more than 1.1 seconds/),
+    });
+    // Both wait behind it, and are asked again.
+    const waiting = await Promise.all([other.encode('a\n'), tokenizer.encode('b')]);
+    await stuck;
+    expect(performance.now() - start).toBeLessThan(20_000);
+    expect(waiting.map((ids) => Array.from(ids))).toEqual([[0, 68, 202], [3]]);
+    expect(Array.from(await tokenizer.encode('ba'))).toEqual([3, 2]);
+    tokenizer.dispose();
+    other.dispose();
   });
 });
