@@ -20,6 +20,7 @@ import type {
   SnapshotOptions,
   TokenizeOptions,
 } from '../types/api.js';
+import type { CheckWeightsOptions } from '../types/check.js';
 import { AnchorError } from './errors.js';
 import { PREFIX, SUFFIX } from './fim-families.js';
 import { check, expected, integer, oneOf, optionScope, strict } from './validate.js';
@@ -136,6 +137,10 @@ const estimateSchema = strict({
   anchors: anchorOptions.optional(),
   anchorShare: number(0, 1).optional(),
 }) satisfies z.ZodType<EstimateOptions>;
+
+const checkWeightsSchema = strict({
+  signal: signal.optional(),
+}) satisfies z.ZodType<CheckWeightsOptions>;
 
 const sessionShape = {
   contextLength: integer(1, maxCount).optional(),
@@ -288,6 +293,7 @@ export function parseCases(cases: unknown): ComparisonCase[] {
 export const parseOptions = {
   load: (options: unknown = {}) => check(loadSchema, options),
   estimate: (options: unknown = {}) => check(estimateSchema, options),
+  checkWeights: (options: unknown = {}) => check(checkWeightsSchema, options),
   session: (options: unknown = {}) => check(sessionSchema, options),
   tokenize: (options: unknown = {}) => check(tokenizeSchema, options),
   append: (options: unknown = {}) => check(appendSchema, options),

@@ -10,6 +10,7 @@ import type {
 } from './prompts.js';
 import type { ModelMemory, SessionStats, SnapshotOptions } from './state.js';
 
+export type * from './check.js';
 export type * from './compare.js';
 export type * from './estimate.js';
 export type * from './prompts.js';

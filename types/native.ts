@@ -12,6 +12,17 @@ export interface NativeAddon {
   defaultThreads(): number;
   /** Maps the files, checks every bound, prepares the weights. Off the JavaScript thread. */
   loadModel(spec: NativeModelSpec): Promise<NativeModel>;
+  /** Counts weights that are no numbers. Off the JavaScript thread. */
+  countNonFinite(spec: NativeScanSpec): Promise<{ nan: number; infinite: number }>;
+}
+
+/** `length` bytes of a file of `size` bytes, from `offset` on. */
+export interface NativeScanSpec {
+  path: string;
+  size: number;
+  dtype: NativeDType;
+  offset: number;
+  length: number;
 }
 
 export type NativeDType = 'F32' | 'F16' | 'BF16';

@@ -1,6 +1,8 @@
 /** The command `inspect`: what a model folder holds, and what the engine makes of it. */
 import type { Command } from 'commander';
 import type { CachePolicy, CacheType, ModelInfo } from '../../types/api.js';
+import type { WeightCheck } from '../../types/check.js';
+import { checkWeights } from '../check-weights.js';
 import { estimate } from '../estimate.js';
 import { type Inspection, inspectFolder } from '../load.js';
 import { parseOptions } from '../options.js';
@@ -31,6 +33,7 @@ import { addPolicyOptions, addTextOptions, carriedModel, demonstrationNote } fro
 interface InspectFlags extends PolicyOptions, TextOptions {
   anchorShare?: number;
   json?: boolean;
+  check?: boolean;
 }
 
 /** Memory of one session's cache. */
@@ -50,7 +53,7 @@ Examples:
   anchorcoder inspect ./SmolLM2-135M --anchor-tokens newline --dense-layers 17,18,20,23 --window 64
   anchorcoder inspect ./SmolLM2-135M --json | jq .info.weightBytes
 
-Weights are not read: only their headers are.`;
+Without --check weights are not read: only their headers are.`;
 
 /** Adds the command to the program. */
 export function addInspect(program: Command, host: Host): void {
@@ -60,6 +63,7 @@ export function addInspect(program: Command, host: Host): void {
     .description('Shows what a model folder holds, and what its cache would take.')
     .argument('[folder]', `model folder${carriedModel() ? ' (default: the small one here)' : ''}`)
     .option('--json', 'print one JSON object')
+    .option('--check', 'read all weights and count those that are no finite numbers')
     .option('--anchor-share <share>', 'anchors per token (default: 0.09)', parseNumber);
   addTextOptions(addPolicyOptions(command))
     .addHelpText('after', examples)
@@ -76,7 +80,8 @@ async function inspect(argument: string | undefined, flags: InspectFlags, host: 
   const model = await inspectFolder(folder, defined({ anchors }));
   const policies = policiesFor(policy, model).map((each) => describe(each, model.anchors));
   const cache = await sizesOf(folder, model, policies, anchorShare);
-  const report = reportOf(model, cache);
+  const check = flags.check ? await checkWeights(folder, { signal: host.interrupts() }) : undefined;
+  const report = { ...reportOf(model, cache), ...defined({ check }) };
   host.stdout.write(flags.json ? `${JSON.stringify(report)}\n` : show(report));
 }
 
@@ -138,7 +143,7 @@ function reportOf({ info, anchors, files, anchorIds }: Inspection, cache: CacheS
   };
 }
 
-type Report = ReturnType<typeof reportOf>;
+type Report = ReturnType<typeof reportOf> & { check?: WeightCheck };
 
 function show(report: Report): string {
   const notes = [demonstrationNote(report.info.folder), ...report.info.warnings];
@@ -146,6 +151,7 @@ function show(report: Report): string {
   return [
     table([...folderRows(report), ...engineRows(report)], []),
     ...(said.length > 0 ? [`${said.join('\n')}\n`] : []),
+    ...(report.check ? [checkTable(report.check)] : []),
     cacheTable(report.cache, report.info.layers),
   ].join('\n');
 }
@@ -199,6 +205,14 @@ function engineRows({ info }: Report): string[][] {
     ['compute', `${info.compute} on ${info.instructionSet}, ${many(info.threads, 'thread')}`],
     ['default policy', describePolicy(info.defaultPolicy, info.layers)],
   ];
+}
+
+function checkTable({ tensors, elements, nonFinite }: WeightCheck): string {
+  const read = `${many(elements, 'number')} in ${many(tensors, 'tensor')}`;
+  if (nonFinite.length === 0) return `Weights: ${read}, all of them finite\n`;
+  const lines = nonFinite.map(({ name, nan, infinite }) => [name, count(nan), count(infinite)]);
+  const odd = `${many(nonFinite.length, 'tensor')} with what is no finite number`;
+  return `Weights: ${read}; ${odd}\n${table([['tensor', 'NaN', 'infinite'], ...lines], [1, 2])}`;
 }
 
 function cacheTable(sizes: readonly CacheSize[], layers: number): string {

@@ -31,6 +31,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     return Napi::Number::New(info.Env(), defaultThreads());
   });
   setMethod(exports, "loadModel", loadModel);
+  setMethod(exports, "countNonFinite",
+            [](const Napi::CallbackInfo& info) { return countNonFinite(info); });
   return exports;
 }
 

@@ -23,6 +23,8 @@ struct Lease {
 
 // A promise of a NativeModel (types/native.ts).
 Napi::Value loadModel(const Napi::CallbackInfo& info);
+// NativeAddon.countNonFinite.
+Napi::Value countNonFinite(const Napi::CallbackInfo& info);
 
 // Shared by the functions of one object and the promises that they made. With the last of them
 // goes the session, and a generation that nobody can read any more.

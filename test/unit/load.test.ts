@@ -34,6 +34,10 @@ class FakeAddon implements NativeAddon {
     return 3;
   }
 
+  async countNonFinite() {
+    return { nan: 0, infinite: 0 };
+  }
+
   async loadModel(spec: NativeModelSpec) {
     this.specs.push(spec);
     await this.ready;
