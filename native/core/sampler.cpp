@@ -24,17 +24,23 @@ double uniform(uint64_t seed, int32_t position) {
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+// A NaN counts as an id that never comes: comparisons with it would leave sorting without an order.
+float ordered(float logit) { return std::isnan(logit) ? kNever : logit; }
+
 double logSumExp(std::span<const float> logits) {
-  const float largest = *std::max_element(logits.begin(), logits.end());
+  float largest = kNever;
+  for (const float logit : logits) largest = std::max(largest, ordered(logit));
+  if (largest == kNever) return 0;  // so that the logarithm of every probability is -infinity
   double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit - largest));
+  for (const float logit : logits) sum += std::exp(static_cast<double>(ordered(logit) - largest));
   return static_cast<double>(largest) + std::log(sum);
 }
 
-constexpr float kNever = -std::numeric_limits<float>::infinity();
-
-// Comparisons with a NaN would leave sorting without an order.
-float ordered(float logit) { return std::isnan(logit) ? kNever : logit; }
+double logProbabilityOf(float logit, double total) {
+  return static_cast<double>(ordered(logit)) - total;
+}
 
 SamplerOptions checked(const SamplerOptions& options) {
   const auto require = [](bool holds, const char* what) {
@@ -54,8 +60,7 @@ SamplerOptions checked(const SamplerOptions& options) {
 }  // namespace
 
 float logProbability(std::span<const float> logits, int32_t id) {
-  return static_cast<float>(static_cast<double>(logits[static_cast<size_t>(id)]) -
-                            logSumExp(logits));
+  return static_cast<float>(logProbabilityOf(logits[static_cast<size_t>(id)], logSumExp(logits)));
 }
 
 Sampler::Sampler(const SamplerOptions& options, std::span<const int32_t> bannedIds,
@@ -86,7 +91,7 @@ Sample Sampler::sample(std::span<const float> logits, int32_t position) {
 
   const double total = logSumExp(logits);
   const auto logprob = [&](int32_t id) {
-    return static_cast<float>(static_cast<double>(logits[static_cast<size_t>(id)]) - total);
+    return static_cast<float>(logProbabilityOf(logits[static_cast<size_t>(id)], total));
   };
   sample.logprob = logprob(sample.id);
   if (options_.topLogprobs > 0) {

@@ -268,6 +268,27 @@ TEST(log_probabilities_are_of_the_model_itself) {
   CHECK_EQ(makeSampler(options, 4).sample(logits, 0).top.size(), size_t{0});
 }
 
+// NaN counts as an id that never comes, in probabilities too.
+TEST(log_probabilities_leave_out_what_is_no_number) {
+  SamplerOptions options;
+  options.logprobs = true;
+  options.topLogprobs = 2;
+  const std::vector<float> some = {kNan, 1.0f, 1.0f, kNan};
+  const Sample sample = makeSampler(options, 4).sample(some, 0);
+  CHECK_EQ(sample.id, 1);
+  CHECK(std::abs(sample.logprob - std::log(0.5f)) < 1e-6f);
+  CHECK_EQ(sample.top.size(), size_t{2});
+  CHECK(std::abs(sample.top[1].logprob - std::log(0.5f)) < 1e-6f);
+  CHECK_EQ(logProbability(some, 0), -kInfinity);
+  const std::vector<float> none = {kNan, kNan, kNan, kNan};
+  for (const float temperature : {0.0f, 1.0f}) {
+    options.temperature = temperature;
+    const Sample any = makeSampler(options, 4).sample(none, 0);
+    CHECK(any.id >= 0 && any.id < 4);
+    CHECK_EQ(any.logprob, -kInfinity);
+  }
+}
+
 bool isRefused(void (*change)(SamplerOptions&)) {
   SamplerOptions options;
   change(options);
