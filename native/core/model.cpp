@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <optional>
 #include <utility>
 
 #include "core/error.h"
@@ -36,8 +37,9 @@ void check(const ModelConfig& config) {
                                              std::to_string(config.kvHeads) + ")");
   }
   constexpr int64_t kLargest = int64_t{1} << 30;
+  constexpr int32_t kMostLayers = 1 << 16;
   if (int64_t{config.heads} * config.headDim > kLargest || int64_t{config.vocabSize} > kLargest ||
-      config.contextLength > kLargest) {
+      config.contextLength > kLargest || config.layers > kMostLayers) {
     throw Error(ErrorCode::modelInvalid, "The model's sizes are too large");
   }
   const auto layers = static_cast<size_t>(config.layers);
@@ -96,8 +98,16 @@ Model::Model(std::shared_ptr<DeviceContext> context, ModelConfig config,
   }
   headBias_ = optional("lm_head.bias", config_.vocabSize);
   finalNorm_ = loadNorm("model.norm", true);
+  std::optional<bool> gated;
   for (int32_t l = 0; l < config_.layers; ++l) {
     layers_.push_back(loadLayer(l));
+    // No class mixes both kinds, so a gate that is missing once was lost.
+    const Layer& layer = layers_.back();
+    const bool hasGate = layer.gate.weight.get() != nullptr;
+    if (!layer.experts && gated.value_or(hasGate) != hasGate) {
+      throw Error(ErrorCode::modelInvalid, "Expected a gate_proj in every layer or in none");
+    }
+    if (!layer.experts) gated = hasGate;
     normsOutputs_ = normsOutputs_ || layers_.back().attentionOutputNorm.weight.get() ||
                     layers_.back().mlpOutputNorm.weight.get();
   }

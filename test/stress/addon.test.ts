@@ -32,6 +32,7 @@ let model: NativeModel;
 beforeAll(async () => {
   const spy: NativeAddon = {
     version: addon.version,
+    countNonFinite: (spec) => addon.countNonFinite(spec),
     instructionSets: () => addon.instructionSets(),
     defaultThreads: () => addon.defaultThreads(),
     loadModel: async (spec) => {
@@ -215,6 +216,172 @@ describe('numbers out of range', () => {
     for (const value of [undefined, null, 1, 'spec']) {
       expect(await codeOf(() => addon.loadModel(value as never))).toBe('ERR_INVALID_ARGUMENT');
     }
+  });
+});
+
+describe('a specification of a model', () => {
+  const refused = ['ERR_INVALID_ARGUMENT', 'ERR_MODEL_INVALID'];
+  const load = (spec: unknown) => codeOf(() => addon.loadModel(spec as NativeModelSpec));
+  const withTensor = (change: object) => {
+    const [first, ...rest] = modelSpec.tensors;
+    return { ...modelSpec, tensors: [{ ...first, ...change }, ...rest] };
+  };
+  const withConfig = (change: object) => ({
+    ...modelSpec,
+    config: { ...modelSpec.config, ...change },
+  });
+
+  test('whose lists are none, or longer than any memory', async () => {
+    const huge = new Array(2 ** 32 - 1);
+    const lists = [new Proxy([], {}), huge, { length: 1 }, new Uint8Array(4), 'files'];
+    for (const list of lists) {
+      for (const key of ['files', 'tensors']) {
+        expect(refused).toContain(await load({ ...modelSpec, [key]: list }));
+      }
+      for (const key of ['shape', 'parts']) {
+        expect(refused).toContain(await load(withTensor({ [key]: list })));
+      }
+      expect(refused).toContain(await load(withConfig({ ropes: list })));
+    }
+  });
+
+  test('whose parts lie outside, overflow or do not add up', async () => {
+    const { offset, length } = modelSpec.tensors[0] as NativeModelSpec['tensors'][number];
+    const most = Number.MAX_SAFE_INTEGER;
+    for (const parts of [
+      [{ offset: most, length: most }],
+      [{ offset, length: length - 1 }],
+      [
+        { offset, length },
+        { offset, length },
+      ],
+      Array(1000).fill({ offset: 0, length: most }),
+      [{ offset: -1, length }],
+      [{ offset, length: Number.NaN }],
+      [null],
+    ]) {
+      expect(refused).toContain(await load(withTensor({ parts })));
+    }
+  });
+
+  test('whose shape has other products, or one that overflows', async () => {
+    const big = 2 ** 31 - 1;
+    for (const shape of [[], [1], [0], [-1, -1], [big, big, big], Array(100).fill(big), [big, 0]]) {
+      expect(refused).toContain(await load(withTensor({ shape })));
+    }
+  });
+
+  test('with a tensor twice, none, or of a file that is not there', async () => {
+    const { tensors } = modelSpec;
+    for (const list of [[], [...tensors, tensors[0]], tensors.slice(1)]) {
+      expect(await load({ ...modelSpec, tensors: list })).toBe('ERR_MODEL_INVALID');
+    }
+    expect(await load({ ...modelSpec, files: [] })).toBe('ERR_MODEL_INVALID');
+    const [file] = modelSpec.files;
+    expect(await load({ ...modelSpec, files: [{ ...file, path: '/nowhere' }] })).toBe(
+      'ERR_MODEL_NOT_FOUND',
+    );
+    for (const path of ['/', '/dev/zero']) {
+      expect(await load({ ...modelSpec, files: [{ ...file, path }] })).toBe('ERR_MODEL_INVALID');
+    }
+  });
+
+  test('that lacks one gate of many', async () => {
+    const tensors = modelSpec.tensors.filter(
+      ({ name }) => name !== 'model.layers.1.mlp.gate_proj.weight',
+    );
+    expect(tensors).toHaveLength(modelSpec.tensors.length - 1);
+    expect(await load({ ...modelSpec, tensors })).toBe('ERR_MODEL_INVALID');
+  });
+
+  test('with layers, windows or ropes without end', async () => {
+    const none = { windows: new Int32Array(), layerRopes: new Uint8Array() };
+    for (const change of [
+      { ...none, layers: 2 ** 31 - 1 },
+      { ...none, layers: 2 ** 20 },
+      { windows: Int32Array.of(-1, -1) },
+      { windows: new Int32Array(1000) },
+      { windows: [0, 0] },
+      { layerRopes: Uint8Array.of(7, 7) },
+      { ropes: [], originalContext: 16 },
+      { experts: { count: 2 ** 31 - 1, perToken: 0, intermediateSize: 1, normalize: true } },
+      { experts: 7 },
+    ]) {
+      expect(refused).toContain(await load(withConfig(change)));
+    }
+  });
+
+  test('whose arrays are detached, shared or odd numbers is refused or harmless', async () => {
+    const [rope] = modelSpec.config.ropes;
+    const detached = Float64Array.from(rope?.inverseFrequencies ?? []);
+    structuredClone(detached, { transfer: [detached.buffer] });
+    const ropes = [{ ...rope, inverseFrequencies: detached }];
+    expect(await load(withConfig({ ropes }))).toBe('ERR_MODEL_INVALID');
+    const { length } = rope?.inverseFrequencies ?? [];
+    const shared = new Float64Array(new SharedArrayBuffer(8 * (length ?? 0))).fill(Number.NaN);
+    for (const change of [
+      { ropes: [{ ...rope, inverseFrequencies: shared }] },
+      { ropes: [] },
+      { normEpsilon: -1 },
+      { attentionScale: -3e38, logitSoftcap: 1e-38 },
+    ]) {
+      const odd = await addon.loadModel(withConfig(change) as NativeModelSpec);
+      const session = odd.createSession(sessionSpec);
+      expect(ArrayBuffer.isView(await session.append(ids, 'last'))).toBe(true);
+      odd.dispose();
+    }
+  });
+
+  test('whose getters throw throws the same, and holds nothing', async () => {
+    const thrown = new RangeError('mine');
+    const trap = new Proxy(modelSpec, {
+      get(target, key) {
+        if (key === 'threads') throw thrown;
+        return Reflect.get(target, key);
+      },
+    });
+    expect(() => addon.loadModel(trap)).toThrow(thrown);
+    // A proxy that answers is an object like any other.
+    (await addon.loadModel(new Proxy(modelSpec, {}))).dispose();
+  });
+});
+
+describe('counting what is no number', () => {
+  const scan = (change: object) => {
+    const [tensor] = modelSpec.tensors;
+    const [file] = modelSpec.files;
+    const { dtype, offset, length } = tensor as NativeModelSpec['tensors'][number];
+    return codeOf(() =>
+      addon.countNonFinite({ ...file, dtype, offset, length, ...change } as never),
+    );
+  };
+
+  test('takes what lies inside a file, and nothing else', async () => {
+    expect(await scan({})).toBe('fine');
+    expect(await scan({ length: 0 })).toBe('fine');
+    for (const change of [
+      ...['offset', 'length', 'size'].flatMap((key) =>
+        [...noNumbers, -1, 0.5].map((value) => ({ [key]: value })),
+      ),
+      { path: 7 },
+      { dtype: 'I8' },
+    ]) {
+      expect([change, await scan(change)]).toEqual([change, 'ERR_INVALID_ARGUMENT']);
+    }
+    const most = Number.MAX_SAFE_INTEGER;
+    for (const change of [
+      { offset: most, length: most },
+      { length: most },
+      { length: 3 },
+      { size: 1 },
+      { path: '/dev/zero' },
+    ]) {
+      expect([change, await scan(change)]).toEqual([change, 'ERR_MODEL_INVALID']);
+    }
+    expect(await scan({ path: '/nowhere' })).toBe('ERR_MODEL_NOT_FOUND');
+    expect(await codeOf(() => addon.countNonFinite(undefined as never))).toBe(
+      'ERR_INVALID_ARGUMENT',
+    );
   });
 });
 
