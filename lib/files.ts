@@ -84,7 +84,7 @@ export async function readBytes(
   start: number,
   length: number,
   name: string,
-): Promise<Uint8Array> {
+): Promise<Uint8Array<ArrayBuffer>> {
   const bytes = new Uint8Array(length);
   for (let at = 0; at < length; ) {
     const read = file.read(bytes, at, length - at, start + at);

@@ -1,14 +1,15 @@
 /** Tells one model from another, so that a snapshot is not read by the wrong one. */
 import { webcrypto } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { withFile } from './files.js';
+import { readBytes, withFile } from './files.js';
 import type { ModelFolder } from './folder.js';
 import { tokenizerFiles } from './tokenizer-files.js';
 
 /** Of each weight file this many pages are read, the first and the last among them. */
 const samples = 32;
 const pageBytes = 4096;
+/** Of any other file; none that loads is longer. */
+const mostBytes = 64 << 20;
 
 /**
  * SHA-256 (hexadecimal) over the config, the tokenizer's files, the table of tensors, and the size
@@ -30,8 +31,11 @@ async function hash(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
 }
 
 async function hashFile(folder: string, name: string): Promise<string> {
-  const bytes = await readFile(join(folder, name)).catch(() => undefined); // most are optional
-  return `${name} ${bytes ? await hash(new Uint8Array(bytes)) : 'none'}`;
+  const read = withFile(join(folder, name), (file, size) =>
+    readBytes(file, 0, Math.min(size, mostBytes), name),
+  );
+  const bytes = await read.catch(() => undefined); // most are optional
+  return `${name} ${bytes ? await hash(bytes) : 'none'}`;
 }
 
 async function hashPages(path: string, size: number): Promise<string> {

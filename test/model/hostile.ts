@@ -20,8 +20,9 @@ import { randomModel, saveModel } from '../reference/weights.js';
 
 export type Json = Record<string, unknown>;
 
-/** What is promised. */
-const mostMilliseconds = 2000;
+/** What is promised of an idle machine, where time is that of the processor; and of a busy one. */
+const mostCpuMilliseconds = 2000;
+const mostMilliseconds = 20_000;
 const mostBytes = 200e6;
 
 /** Its name, how a valid folder is broken, and the code and sentence of the error. */
@@ -36,6 +37,13 @@ export interface Outcome {
   logits?: string[];
   warnings?: string[];
   milliseconds: number;
+  /** Of all threads. */
+  cpuMilliseconds: number;
+}
+
+/** Whether it came in the time that is promised. */
+export function inTime({ milliseconds, cpuMilliseconds }: Outcome): boolean {
+  return milliseconds < mostMilliseconds && cpuMilliseconds < mostCpuMilliseconds;
 }
 
 const child = fileURLToPath(new URL('./load-each.mjs', import.meta.url));
@@ -88,11 +96,11 @@ export class HostileFolders {
     });
     const outcomes = await this.load(folders);
     const failures = cases.flatMap(([name, , code, sentence], i) => {
-      const { milliseconds, ...outcome } = outcomes[i] as Outcome;
+      const outcome = outcomes[i] as Outcome;
       const isError = outcome.name === 'AnchorError' && outcome.code === code;
       const said = outcome.message ?? '';
       const fine = isError && sentence.test(said) && said.length < 1000;
-      return fine && milliseconds < mostMilliseconds ? [] : [{ name, milliseconds, ...outcome }];
+      return fine && inTime(outcome) ? [] : [{ ...outcome, case: name }];
     });
     expect(failures).toEqual([]);
   }

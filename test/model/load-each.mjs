@@ -25,7 +25,10 @@ const before = peakBytes();
 const results = [];
 for (const folder of folders) {
   const start = performance.now();
+  const used = process.cpuUsage();
   const result = await load(folder);
-  results.push({ ...result, milliseconds: performance.now() - start });
+  const { user, system } = process.cpuUsage(used);
+  const milliseconds = performance.now() - start;
+  results.push({ ...result, milliseconds, cpuMilliseconds: (user + system) / 1000 });
 }
 process.stdout.write(JSON.stringify({ results, grownBytes: peakBytes() - before }));
