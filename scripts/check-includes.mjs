@@ -20,7 +20,7 @@ function mayInclude(folder, target) {
   if (folderOf(target) === folder) return true;
   if (folder === 'native/core') return false;
   // napi puts the program together, so it names the device that is built in.
-  const builtIn = ['native/cpu/cpu.h', 'native/cpu/threads.h'];
+  const builtIn = ['native/cpu/cgroup.h', 'native/cpu/cpu.h', 'native/cpu/threads.h'];
   if (folder === 'native/napi') {
     return folderOf(target) === 'native/core' || builtIn.includes(target);
   }

@@ -28,7 +28,7 @@ export type ErrorCode =
   | 'ERR_BUSY' // the session is in the middle of another call
   | 'ERR_DISPOSED' // the model or session has been disposed
   | 'ERR_ABORTED' // aborted without a reason of the caller's own
-  | 'ERR_OUT_OF_MEMORY' // an allocation failed or `maxMemory` would be exceeded
+  | 'ERR_OUT_OF_MEMORY' // an allocation failed, or would exceed `maxMemory`
   | 'ERR_DEVICE' // the device cannot be used
   | 'ERR_SNAPSHOT_INVALID' // a snapshot is damaged, or of another model, version or setting
   | 'ERR_FILE' // a file cannot be read or written
@@ -101,7 +101,10 @@ export interface LoadOptions {
    * text count either way. @default `'model'`
    */
   generationConfig?: 'model' | 'ignore';
-  /** Bytes that weights, caches and scratch may take together. @default no limit */
+  /**
+   * Bytes that weights, caches and activations may take together.
+   * @default what the cgroup's limit leaves when the model is loaded; without one no limit
+   */
   maxMemory?: number;
   /**
    * Rows of texts that sessions have read are kept for later sessions that begin alike, up to this

@@ -140,7 +140,7 @@ export interface NativeModelSpec {
   threads: number;
   /** '' : the best of the machine. */
   instructionSet: string;
-  /** Bytes that weights, caches and scratch may take; 0: no limit. */
+  /** Bytes that weights, caches and activations may take; 0: what the cgroup's limit leaves. */
   maxMemory: number;
   /** Bytes of rows that are kept for later sessions; 0: none are. */
   prefixCacheBytes: number;

@@ -8,7 +8,7 @@
 namespace anchorcoder {
 
 std::shared_ptr<DeviceContext> DeviceContext::open(const Ops* ops, const OpenOptions& options,
-                                                   uint64_t maxBytes) {
+                                                   uint64_t maxBytes, const char* limit) {
   if (ops->version != kOpsVersion || ops->size != sizeof(Ops)) {
     throw Error(ErrorCode::device, "Expected a device of contract version " +
                                        std::to_string(kOpsVersion) + ", but it has version " +
@@ -21,11 +21,11 @@ std::shared_ptr<DeviceContext> DeviceContext::open(const Ops* ops, const OpenOpt
     throw Error(status == Status::outOfMemory ? ErrorCode::outOfMemory : ErrorCode::device,
                 reason.empty() ? "The device cannot be opened" : reason);
   }
-  return std::shared_ptr<DeviceContext>(new DeviceContext(ops, device, maxBytes));
+  return std::shared_ptr<DeviceContext>(new DeviceContext(ops, device, maxBytes, limit));
 }
 
-DeviceContext::DeviceContext(const Ops* ops, Device* device, uint64_t maxBytes)
-    : ops_(ops), device_(device), maxBytes_(maxBytes) {
+DeviceContext::DeviceContext(const Ops* ops, Device* device, uint64_t maxBytes, const char* limit)
+    : ops_(ops), device_(device), maxBytes_(maxBytes), limit_(limit) {
   ops_->info(device_, &info_);
 }
 
@@ -35,8 +35,8 @@ void DeviceContext::account(uint64_t bytes, const char* what) {
   const uint64_t before = held_.fetch_add(bytes);
   if (maxBytes_ != 0 && (bytes > maxBytes_ || before > maxBytes_ - bytes)) {
     held_ -= bytes;
-    throw Error(ErrorCode::outOfMemory, std::string("Expected ") + what + " to fit maxMemory (" +
-                                            std::to_string(maxBytes_) + " bytes), but " +
+    throw Error(ErrorCode::outOfMemory, std::string("Expected ") + what + " to fit " + limit_ +
+                                            " (" + std::to_string(maxBytes_) + " bytes), but " +
                                             std::to_string(before) + " bytes are in use and " +
                                             std::to_string(bytes) + " more are needed");
   }

@@ -12,9 +12,9 @@ namespace anchorcoder {
 // Thread-safe. Memory taken through it keeps it alive.
 class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
  public:
-  // `maxBytes` 0: no limit. Throws Error (device).
+  // `maxBytes` 0: no limit; `limit` is what errors call it. Throws Error (device).
   static std::shared_ptr<DeviceContext> open(const Ops* ops, const OpenOptions& options,
-                                             uint64_t maxBytes);
+                                             uint64_t maxBytes, const char* limit = "maxMemory");
   ~DeviceContext();
   DeviceContext(const DeviceContext&) = delete;
   DeviceContext& operator=(const DeviceContext&) = delete;
@@ -36,12 +36,13 @@ class DeviceContext : public std::enable_shared_from_this<DeviceContext> {
   void check(Status status, const char* what) const;
 
  private:
-  DeviceContext(const Ops* ops, Device* device, uint64_t maxBytes);
+  DeviceContext(const Ops* ops, Device* device, uint64_t maxBytes, const char* limit);
 
   const Ops* ops_;
   Device* device_;
   DeviceInfo info_{};
   uint64_t maxBytes_;
+  const char* limit_;  // a literal
   std::atomic<uint64_t> held_{0};
 };
 
@@ -56,6 +57,14 @@ class DeviceAccount {
   void add(uint64_t bytes, const char* what) {
     context_->account(bytes, what);
     bytes_ += bytes;
+  }
+  // The same, from nothing to `bytes`, unless more is counted already.
+  void growTo(uint64_t bytes, const char* what) {
+    if (bytes > bytes_) add(bytes - bytes_, what);
+  }
+  void clear() noexcept {
+    context_->unaccount(bytes_);
+    bytes_ = 0;
   }
 
  private:

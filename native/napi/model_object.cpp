@@ -9,6 +9,7 @@
 #include "convert.h"
 #include "core/device.h"
 #include "core/model.h"
+#include "cpu/cgroup.h"
 #include "cpu/cpu.h"
 #include "environment.h"
 #include "objects.h"
@@ -314,7 +315,10 @@ class LoadWorker : public Napi::AsyncWorker {
   void Execute() override {
     try {
       const char* set = spec_.instructionSet.empty() ? nullptr : spec_.instructionSet.c_str();
-      auto context = DeviceContext::open(cpuOps(), {spec_.threads, set}, spec_.maxMemory);
+      const bool asked = spec_.maxMemory != 0;
+      auto context = DeviceContext::open(cpuOps(), {spec_.threads, set},
+                                         asked ? spec_.maxMemory : memoryLeft(""),
+                                         asked ? "maxMemory" : "what the cgroup's limit leaves");
       model_ = std::make_shared<Model>(std::move(context), std::move(spec_.config), spec_.files,
                                        std::move(spec_.tensors));
     } catch (const Error& error) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu/cgroup.h"
 #include "cpu/threads.h"
 
 namespace {
@@ -196,6 +197,42 @@ TEST(reads_the_quota_of_cgroups_v1) {
   CHECK_EQ(anchorcoder::quotaThreads(root.path()), 0);
   root.write("/sys/fs/cgroup/cpu/x/cpu.cfs_quota_us", "400000\n");
   CHECK_EQ(anchorcoder::quotaThreads(root.path()), 4);
+}
+
+TEST(reads_the_memory_limit_of_cgroups_v2) {
+  const FakeRoot root;
+  CHECK_EQ(anchorcoder::memoryLimit(root.path()), 0u);
+  root.write("/proc/self/cgroup", "0::/a/b\n");
+  root.write("/sys/fs/cgroup/a/b/memory.max", "max\n");
+  root.write("/sys/fs/cgroup/a/b/memory.high", "max\n");
+  CHECK_EQ(anchorcoder::memoryLimit(root.path()), 0u);
+  root.write("/sys/fs/cgroup/a/memory.max", "9000000\n");
+  CHECK_EQ(anchorcoder::memoryLimit(root.path()), 9000000u);
+  root.write("/sys/fs/cgroup/a/b/memory.high", "8000000\n");
+  CHECK_EQ(anchorcoder::memoryLimit(root.path()), 8000000u);
+  root.write("/sys/fs/cgroup/a/b/memory.max", "0\n");
+  CHECK_EQ(anchorcoder::memoryLimit(root.path()), 1u);
+}
+
+TEST(reads_the_memory_limit_of_cgroups_v1) {
+  const FakeRoot root;
+  root.write("/proc/self/cgroup", "5:memory:/x/y\n4:cpu,cpuacct:/x\n");
+  root.write("/sys/fs/cgroup/memory/x/y/memory.limit_in_bytes", "9223372036854771712\n");
+  CHECK_EQ(anchorcoder::memoryLimit(root.path()), 0u);
+  // Within a container the group's own folder is the mount itself.
+  root.write("/sys/fs/cgroup/memory/memory.limit_in_bytes", "5000000000\n");
+  CHECK_EQ(anchorcoder::memoryLimit(root.path()), 5000000000u);
+}
+
+TEST(memory_that_the_process_holds_is_taken_from_the_limit) {
+  const FakeRoot root;
+  root.write("/proc/self/status", "Name:\tnode\nRssAnon:\t    1000 kB\nRssFile:\t 700 kB\n");
+  CHECK_EQ(anchorcoder::memoryLeft(root.path()), 0u);
+  root.write("/proc/self/cgroup", "0::/\n");
+  root.write("/sys/fs/cgroup/memory.max", "3000000\n");
+  CHECK_EQ(anchorcoder::memoryLeft(root.path()), 1976000u);
+  root.write("/sys/fs/cgroup/memory.max", "1024000\n");
+  CHECK_EQ(anchorcoder::memoryLeft(root.path()), 1u);
 }
 
 TEST(hyperthreads_count_once) {
