@@ -29,8 +29,10 @@ void Model::run(std::span<BatchItem> items) {
   const auto saved = static_cast<int32_t>(std::count_if(
       items.begin(), items.end(), [](const BatchItem& item) { return item.savedHidden; }));
   reserveScratch(pass.tokenCount, pass.tokenCount + saved, pass.logitCount);
-  logits_.resize(std::max(logits_.size(), static_cast<size_t>(pass.logitCount) *
-                                              static_cast<size_t>(config_.vocabSize)));
+  const size_t logits =
+      static_cast<size_t>(pass.logitCount) * static_cast<size_t>(config_.vocabSize);
+  logitsAccount_.growTo(logits * sizeof(float), "the logits");
+  logits_.resize(std::max(logits_.size(), logits));
   uploadSavedRows(items);
 
   const Ops& ops = context_->ops();

@@ -91,7 +91,8 @@ Model::Model(std::shared_ptr<DeviceContext> context, ModelConfig config,
       config_(completed(std::move(config))),
       tensors_(std::make_unique<TensorTable>(context_, files, std::move(tensors))),
       mappedBytes_(tensors_->mappedBytes()),
-      pass_(std::make_unique<PassBuilder>()) {
+      pass_(std::make_unique<PassBuilder>()),
+      logitsAccount_(context_) {
   embedding_ = tensors_->matrix("model.embed_tokens.weight", config_.vocabSize, config_.hiddenSize);
   if (tensors_->has("lm_head.weight")) {
     head_ = tensors_->matrix("lm_head.weight", config_.vocabSize, config_.hiddenSize);
@@ -132,6 +133,8 @@ void Model::unload() {
                                &scores_, &deviceLogits_}) {
     *buffer = {};
   }
+  logits_ = {};
+  logitsAccount_.clear();
   tensors_.reset();
   mappedBytes_ = 0;
 }

@@ -161,6 +161,7 @@ class Model {
   bool normsOutputs_ = false;
   DeviceBuffer deviceLogits_;  // (scratchLogits_, vocabSize)
   std::vector<float> logits_;
+  DeviceAccount logitsAccount_;
 };
 
 }  // namespace anchorcoder
