@@ -7,6 +7,7 @@ import type * as anchorcoder from '../dist/lib/index.js' with { 'resolution-mode
 export type * from '../dist/types/api.js' with { 'resolution-mode': 'import' };
 export type AnchorError = anchorcoder.AnchorError;
 export declare const AnchorError: typeof anchorcoder.AnchorError;
+export declare const checkWeights: typeof anchorcoder.checkWeights;
 export declare const compare: typeof anchorcoder.compare;
 export declare const devices: typeof anchorcoder.devices;
 export declare const estimate: typeof anchorcoder.estimate;

@@ -1,5 +1,5 @@
 // What every consumer of the installed package does: known ids from a model, text through the
-// tokenizer, and errors of three makers.
+// tokenizer and a template, and errors of three makers.
 import { deepEqual, rejects, throws } from 'node:assert/strict';
 
 /** `anchorcoder`: the package, however it was loaded; the rest is what to expect of it. */
@@ -33,5 +33,9 @@ export async function check(
   const plain = await withText.tokenize(text, { addSpecial: false, insertAnchors: false });
   deepEqual([...plain], textIds);
   deepEqual(withText.detokenize(plain), text);
+  const chat = await withText.chat([{ role: 'user', content: text }], {
+    templateText: '{{ messages[0].content }}',
+  });
+  deepEqual(chat.text, text);
   withText.dispose();
 }

@@ -2,10 +2,12 @@
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { describe, expect, test } from '@jest/globals';
-import { version } from 'anchorcoder';
+import * as all from 'anchorcoder';
 import { version as sourceVersion } from '../../lib/index.js';
 
 const require = createRequire(import.meta.url);
+
+const { version } = all;
 
 describe('the package', () => {
   test('tells its version, built and from source', () => {
@@ -18,6 +20,12 @@ describe('the package', () => {
   test('has an addon of the same version that loads', () => {
     const addon = require('../../build/Release/anchorcoder.node') as { version: string };
     expect(addon.version).toBe(version);
+  });
+
+  test('tells the types of all that require() gives', () => {
+    const text = readFileSync(new URL('../../types/require.d.cts', import.meta.url), 'utf8');
+    const declared = [...text.matchAll(/export declare const (\w+)/g)].map(([, name]) => name);
+    expect(declared.sort()).toEqual(Object.keys(all).sort());
   });
 
   test('can be used with `using` under the test runner', () => {
