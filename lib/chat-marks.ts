@@ -4,7 +4,7 @@
  * goes on trimming, splitting and comparing as ever; what it writes itself bears no marks. When
  * the result is encoded, what is marked is no token, and the mark is left out.
  */
-import { TokenTexts } from './token-texts.js';
+import { isOneLetter, letterEnd, TokenTexts } from './token-texts.js';
 
 /** Tokens beside the vocabulary, by their text. */
 export interface ChatTokens {
@@ -76,7 +76,7 @@ export class Marker {
     { control, words }: ChatTokens,
   ) {
     // A blank word in two would not be trimmed any more.
-    const torn = words.filter((word) => word.length > 1 && word.trim() !== '');
+    const torn = words.filter((word) => [...word].length > 1 && word.trim() !== '');
     // Without regard to case, since a template may change it.
     this.control = new TokenTexts(control, true);
     this.all = new TokenTexts([...control, ...torn], true);
@@ -110,7 +110,7 @@ export class Marker {
       const length = tokens.lengthAt(text, at);
       if (length === 0) continue;
       // Tokens of one letter have no inside: encoding looks for the mark before them.
-      const place = length === 1 ? at : at + 1;
+      const place = isOneLetter(text, at, length) ? at : letterEnd(text, at);
       out += text.slice(done, place) + this.mark;
       done = place;
     }

@@ -12,8 +12,9 @@ export type ChatTemplates = ReadonlyMap<string, string>;
 const file = 'chat_template.jinja';
 const folderName = 'additional_chat_templates';
 const extension = '.jinja';
-const mostBytes = 2 ** 20;
-const mostTemplates = 100;
+// Known ones have 20 kB at most.
+const mostBytes = 2 ** 18;
+const mostTemplates = 32;
 
 /** Where templates are looked for, in words. */
 export const chatTemplatePlaces = [

@@ -1,15 +1,15 @@
 /** Chats as a model's template writes them. */
 import type { ChatMessage, ChatPrompt } from '../types/api.js';
-import { type ChatOutcome, chatMegabytes, renderApart } from './chat-client.js';
+import { renderApart } from './chat-client.js';
+import { chatMegabytes, chatMilliseconds } from './chat-limits.js';
 import { withoutMarks } from './chat-marks.js';
 import { type ChatTemplates, chatTemplatePlaces } from './chat-templates.js';
+import type { ChatOutcome } from './chat-worker.js';
 import type { Codec } from './codec.js';
 import { AnchorError } from './errors.js';
 import { invalid, type Parsed } from './options.js';
 import { printable, quote } from './show.js';
 import { LONGEST_TEXT, type Tokenizer } from './tokenizer.js';
-
-const milliseconds = 2000;
 
 type ChatOptions = Parsed<'chat'>;
 
@@ -40,7 +40,7 @@ export async function writeChat(
     specials,
     addGenerationPrompt: options.addGenerationPrompt ?? true,
     longest: LONGEST_TEXT,
-    milliseconds,
+    milliseconds: chatMilliseconds,
   });
   if (outcome.kind !== 'text') throw failureOf(outcome, template);
   const { text, mark } = outcome;
@@ -91,7 +91,7 @@ function failureOf(outcome: Exclude<ChatOutcome, { kind: 'text' }>, template: Ch
     case 'failed':
       return broken(`failed: ${printable(outcome.message)}`);
     case 'time':
-      return broken(`did not end within ${milliseconds / 1000} seconds`);
+      return broken(`did not end within ${chatMilliseconds / 1000} seconds`);
     case 'memory':
       return broken(`took more than ${chatMegabytes} MiB of memory`);
     case 'length':

@@ -1,5 +1,5 @@
 /** Cuts a text at its control tokens, where some that look like it are none. */
-import { TokenTexts } from './token-texts.js';
+import { isOneLetter, TokenTexts } from './token-texts.js';
 import type { AddedToken } from './tokenizer-files.js';
 
 /** A control token's id, or text that has none; `at`: where it begins. */
@@ -26,7 +26,7 @@ export class ControlSplitter {
     let start = 0;
     for (let at = 0; at < text.length; ) {
       const length = this.texts.lengthAt(text, at);
-      const isText = length === 0 || (length === 1 && text[at - 1] === mark);
+      const isText = length === 0 || (text[at - 1] === mark && isOneLetter(text, at, length));
       if (isText) {
         ++at;
         continue;

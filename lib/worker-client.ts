@@ -66,10 +66,10 @@ export class WorkerClient<Request extends object> {
     const number = ++this.numbers;
     return new Promise<Value>((resolve, reject) => {
       const answer = resolve as (value: unknown) => void;
+      worker.postMessage({ number, ...request }); // throws for what cannot be copied
       this.pending.set(number, { patience, resolve: answer, reject });
       if (this.pending.size === 1) this.watch();
       worker.ref();
-      worker.postMessage({ number, ...request });
     });
   }
 

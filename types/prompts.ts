@@ -1,4 +1,4 @@
-/** Prompts that a model's folder says how to write: texts with a hole. */
+/** Prompts that a model's folder says how to write: texts with a hole, and chats. */
 
 /** A text with a hole: what is before it and what is behind it. Either may be empty. */
 export interface FillInTheMiddleText {

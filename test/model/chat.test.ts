@@ -202,14 +202,15 @@ describe('tokens with a will of their own', () => {
       { content: '<r>', rstrip: true },
       { content: '∎' },
       { content: '<r>>' },
+      { content: '🙂' },
     ];
     using model = await open('chatml', { tokens });
-    const templateText = 'a \n<l> b<r> \n c∎<r>>{{ messages[0].content }}';
-    const messages = [{ role: 'user', content: '∎ <l> <r>>' }];
+    const templateText = 'a \n<l> b<r> \n c∎<r>>🙂{{ messages[0].content | tojson }}';
+    const messages = [{ role: 'user', content: '∎ <l> <r>>🙂' }];
     const { ids } = await model.chat(messages, { templateText });
     const special = [...ids].filter((id) => id >= FIRST);
-    expect(special).toEqual([FIRST, FIRST + 1, FIRST + 2, FIRST + 3]);
-    expect(model.detokenize(ids)).toBe('a bc∎ <l> <r>>');
+    expect(special).toEqual([FIRST, FIRST + 1, FIRST + 2, FIRST + 3, FIRST + 4]);
+    expect(model.detokenize(ids)).toBe('a bc"∎ <l> <r>>🙂"');
   });
 });
 

@@ -39,7 +39,10 @@ describe('strip', () => {
 });
 
 describe('marks', () => {
-  const tokens = { control: ['<|end|>', '<s>', 'aa', '§'], words: ['</think>', '  ', '\n'] };
+  const tokens = {
+    control: ['<|end|>', '<s>', 'aa', '§', '🙂', '🙃!'],
+    words: ['</think>', '  ', '\n'],
+  };
   const marker = new Marker('M', tokens);
   const input = (message: unknown) =>
     marker.input({ messages: [message], tools: undefined, variables: {} }).messages[0];
@@ -52,6 +55,8 @@ describe('marks', () => {
     ['<S><s>', '<MS><Ms>'],
     ['baaab', 'baMaMab'],
     ['b §', 'b M§'],
+    // Between characters, never inside one.
+    ['🙂🙃!', 'M🙂🙃M!'],
     ['</think>', '<M/think>'],
     ['  \n  ', '  \n  '],
     // What could become a token together with a neighbour.

@@ -1,0 +1,7 @@
+/** What rendering a chat template may take. */
+
+/** Memory of the process, in MiB. */
+export const chatMegabytes = 256;
+
+/** Time of one chat. */
+export const chatMilliseconds = 2000;
