@@ -277,6 +277,22 @@ describe('templates of a folder', () => {
     ).rejects.toEqual(error('ERR_MODEL_INVALID', '"chat_template" in tokenizer_config.json'));
   });
 
+  test('too long or too many are refused', async () => {
+    const long = { 'chat_template.jinja': 'x'.repeat(2 ** 18 + 1) };
+    await expect(open('chatml', { files: long })).rejects.toEqual(
+      error('ERR_MODEL_INVALID', 'chat_template.jinja has 262145 bytes'),
+    );
+    const names = Array.from({ length: 33 }, (_, i) => `additional_chat_templates/${i}.jinja`);
+    const many = Object.fromEntries(names.map((name) => [name, 'x']));
+    await expect(open('chatml', { files: many })).rejects.toEqual(
+      error('ERR_MODEL_INVALID', 'more than 32 templates'),
+    );
+    const binary = Buffer.from([0xff, 0xfe]) as never as string;
+    await expect(open('chatml', { files: { 'chat_template.jinja': binary } })).rejects.toEqual(
+      error('ERR_MODEL_INVALID', 'chat_template.jinja is not UTF-8'),
+    );
+  });
+
   test('names of special tokens, the date, and what is not there', async () => {
     using model = await open('llama3');
     const templateText =
