@@ -19,7 +19,7 @@ TOOLS = [
         "type": "function",
         "function": {
             "name": "read_file",
-            "description": "Reads a file <b>as it is</b>: it's \"raw\"",
+            "description": 'Reads a file <b>as it is</b>: it\'s "raw"',
             "parameters": {
                 "type": "object",
                 "properties": {"path": {"type": "string"}, "lines": {"type": "integer"}},
