@@ -2,10 +2,12 @@
 import { join, resolve } from 'node:path';
 import type { ModelInfo } from '../types/api.js';
 import type { NativeTensor } from '../types/native.js';
+import { Adapter } from './adapter.js';
 import { type ModelConfig, parseConfig } from './config.js';
 import { AnchorError, throwIfAborted } from './errors.js';
-import { type Json, readJson, requireFolder, sizeOf } from './files.js';
+import { readJson, requireFolder, sizeOf } from './files.js';
 import { type GenerationSettings, readGeneration } from './generation.js';
+import { isJson, type Json } from './json.js';
 import { adapterName, adapterProblem, readWeightFiles, type WeightFiles } from './safetensors.js';
 import { matchTensors } from './tensors.js';
 
@@ -13,7 +15,7 @@ import { matchTensors } from './tensors.js';
 export interface ModelFolder extends GenerationSettings {
   /** Absolute. */
   path: string;
-  /** `config.json` as it is. */
+  /** `config.json` as it is, with the anchor settings of an adapter. */
   json: Json;
   config: ModelConfig;
   files: WeightFiles['files'];
@@ -22,12 +24,15 @@ export interface ModelFolder extends GenerationSettings {
   weightBytes: number;
   parameters: number;
   warnings: string[];
+  /** Folder of the adapter that is merged in. */
+  adapter: string | undefined;
 }
 
 /** @throws `ERR_MODEL_NOT_FOUND`, `ERR_MODEL_INVALID`, `ERR_MODEL_UNSUPPORTED` */
 export async function readModelFolder(
   folder: string,
   signal: AbortSignal | undefined,
+  adapterFolder?: string,
 ): Promise<ModelFolder> {
   const path = resolve(folder);
   await requireFolder(path);
@@ -42,7 +47,20 @@ export async function readModelFolder(
   const generation = readGeneration(await readJson(path, 'generation_config.json'), config);
   throwIfAborted(signal);
   const weights = await readWeightFiles(path);
-  const matched = matchTensors(config, weights);
+  const adapter = adapterFolder === undefined ? undefined : await Adapter.read(adapterFolder);
+  const matched = matchTensors(config, weights, adapter);
   if (hasAdapter) matched.warnings.push(`Not used: the adapter that ${adapterName} describes`);
-  return { path, json, config, ...generation, ...matched };
+  return {
+    path,
+    json: adapter?.anchors ? withAnchors(json, adapter.anchors) : json,
+    config,
+    ...generation,
+    ...matched,
+    adapter: adapter?.path,
+  };
+}
+
+// The adapter was trained for its own anchors, key by key.
+function withAnchors(json: Json, anchors: Json): Json {
+  return { ...json, anchors: { ...(isJson(json.anchors) ? json.anchors : {}), ...anchors } };
 }

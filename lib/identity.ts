@@ -18,11 +18,14 @@ const mostBytes = 64 << 20;
  */
 export async function identityOf(model: ModelFolder): Promise<string> {
   const named = ['config.json', ...tokenizerFiles].map((name) => hashFile(model.path, name));
+  const { adapter } = model;
+  const beside = adapter === undefined ? [] : ['adapter_config.json', 'anchors.json'];
+  const own = beside.map((name) => hashFile(adapter as string, name));
   const weights = model.files.map(({ path, size }) => hashPages(path, size));
   const table = model.tensors.map(({ name, dtype, shape, file, offset, length }) =>
     [name, dtype, shape.join('x'), file, offset, length].join(' '),
   );
-  const parts = [...(await Promise.all([...named, ...weights])), ...table];
+  const parts = [...(await Promise.all([...named, ...own, ...weights])), ...table];
   return hash(new TextEncoder().encode(parts.join('\n')));
 }
 

@@ -33,7 +33,7 @@ export async function openModel(
   const parsed = parseOptions.load(options);
   const { signal } = parsed;
   throwIfAborted(signal);
-  const model = await readModelFolder(path, signal);
+  const model = await readModelFolder(path, signal, parsed.adapter);
   throwIfAborted(signal);
   const { config, json } = model;
   const tokenizer = await openTokenizer(model.path, config.vocabSize);
@@ -69,7 +69,7 @@ export async function inspectFolder(
   addon: () => NativeAddon = loadAddon,
 ): Promise<Inspection> {
   const parsed = parseOptions.load(options);
-  const model = await readModelFolder(checkFolder(folder), parsed.signal);
+  const model = await readModelFolder(checkFolder(folder), parsed.signal, parsed.adapter);
   const { config, json, bosTokenId } = model;
   const tokenizer = await openTokenizer(model.path, config.vocabSize);
   try {
@@ -159,6 +159,7 @@ function infoOf(
   const ignores = generationConfig === 'ignore';
   return {
     folder: model.path,
+    adapter: model.adapter,
     architecture: config.architecture,
     parameters: model.parameters,
     layers: config.layers,

@@ -119,11 +119,15 @@ export const policySchema = z.discriminatedUnion(
 
 export const cacheType = oneOf('f32', 'bf16', 'f16', 'int8');
 
+const pathError = 'the path of a folder';
+const path = z.string({ error: pathError }).min(1, pathError);
+
 const loadSchema = strict({
   device: oneOf('auto', 'cpu').optional(),
   threads: integer(1, 1024).optional(),
   compute: oneOf('exact', 'bf16').optional(),
   anchors: anchorOptions.optional(),
+  adapter: path.optional(),
   generationConfig: oneOf('model', 'ignore').optional(),
   maxMemory: integer(1).optional(),
   prefixCache: strict({ bytes: integer(1) }).optional(),

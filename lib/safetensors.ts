@@ -63,8 +63,8 @@ export interface Header {
 /** Sentence on a folder with an adapter and no model. */
 export function adapterProblem(folder: string): string {
   return (
-    `"${folder}" is an adapter (${adapterName}) without its model; merge it into the model, as ` +
-    "peft's merge_and_unload() does, and save that"
+    `"${folder}" is an adapter (${adapterName}) without its model; load the model that it was ` +
+    'trained for, and name this folder in the option "adapter"'
   );
 }
 
@@ -99,6 +99,11 @@ export async function readWeightFiles(folder: string): Promise<WeightFiles> {
   const weights = await readShards(folder, parseIndex(index));
   weights.warnings.push(...checkTotalSize(index, weights));
   return weights;
+}
+
+/** The header of a file, and its size in bytes; undefined without the file. */
+export function readWeightFile(folder: string, name: string): Promise<ReadHeader | undefined> {
+  return readHeader(folder, name, maxHeaderBytes);
 }
 
 // In which other form a folder has its weights, if it has any.

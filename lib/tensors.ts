@@ -1,6 +1,7 @@
 /** Finds the tensors that a model class expects in the weight files. */
 import type { ModelInfo } from '../types/api.js';
 import type { NativeDType, NativeTensor } from '../types/native.js';
+import type { Adapter } from './adapter.js';
 import type { ModelConfig } from './config.js';
 import { AnchorError } from './errors.js';
 import type { ExpectedTensor } from './families/family.js';
@@ -13,7 +14,7 @@ type Entry = TensorEntry & { file: number };
  * Checks the tensors of the files against those that the model class expects.
  * @throws `ERR_MODEL_INVALID`, `ERR_MODEL_UNSUPPORTED`
  */
-export function matchTensors(config: ModelConfig, weights: WeightFiles) {
+export function matchTensors(config: ModelConfig, weights: WeightFiles, adapter?: Adapter) {
   const tensors: NativeTensor[] = [];
   const used = new Set<string>();
   let weightBytes = 0;
@@ -26,11 +27,15 @@ export function matchTensors(config: ModelConfig, weights: WeightFiles) {
       throw new AnchorError('ERR_MODEL_INVALID', message);
     }
     used.add(name);
-    const tensor = place(wanted, entry);
+    const tensor = placeTensor(wanted, entry);
+    const lora = adapter?.loraOf(wanted, name, weights.files.length);
+    if (lora) tensor.lora = lora;
     tensors.push(tensor);
     weightBytes += tensor.length;
     parameters += wanted.shape.reduce((product, size) => product * size, 1);
   }
+  adapter?.checkUsed();
+  const files = adapter ? [...weights.files, adapter.file] : weights.files;
   const types = new Set(tensors.map(({ dtype }) => dtype));
   const weightType: ModelInfo['weightType'] = types.size > 1 ? 'mixed' : ([...types][0] ?? 'mixed');
   const unused = [...weights.tensors.keys()].filter(
@@ -43,18 +48,25 @@ export function matchTensors(config: ModelConfig, weights: WeightFiles) {
       `Not used of the weight files: ${unused.length} tensor(s), the first is ${first}`,
     );
   }
-  return { files: weights.files, tensors, weightType, weightBytes, parameters, warnings };
+  return { files, tensors, weightType, weightBytes, parameters, warnings };
 }
 
 function fileName({ name, source }: ExpectedTensor): string {
   return source?.name ?? name;
 }
 
-// Where the rows lie in the file.
-function place(wanted: ExpectedTensor, entry: Entry): NativeTensor {
+/**
+ * Where the rows lie in the file. `by` names in sentences what implies the shape.
+ * @throws `ERR_MODEL_INVALID`, `ERR_MODEL_UNSUPPORTED`
+ */
+export function placeTensor(
+  wanted: ExpectedTensor,
+  entry: Entry,
+  by = 'config.json',
+): NativeTensor {
   const { name, source } = wanted;
   const shape = [...wanted.shape];
-  const common = { name, dtype: typeOf(wanted, entry), shape, file: entry.file };
+  const common = { name, dtype: typeOf(wanted, entry, by), shape, file: entry.file };
   if (!source?.rows) return { ...common, offset: entry.offset, length: entry.length };
   const rowCount = entry.shape.slice(0, Math.max(1, entry.shape.length - 1));
   const rowBytes = entry.length / rowCount.reduce((product, size) => product * size, 1);
@@ -67,14 +79,14 @@ function place(wanted: ExpectedTensor, entry: Entry): NativeTensor {
   return parts.length > 1 ? { ...common, offset, length, parts } : { ...common, offset, length };
 }
 
-function typeOf(wanted: ExpectedTensor, { shape, dtype }: TensorEntry): NativeDType {
+function typeOf(wanted: ExpectedTensor, { shape, dtype }: TensorEntry, by: string): NativeDType {
   const name = fileName(wanted);
   const expected = wanted.source?.shape ?? wanted.shape;
   const same = shape.length === expected.length && expected.every((n, i) => n === shape[i]);
   if (!same) {
     const message =
       `Expected tensor "${name}" to have the shape [${expected.join(', ')}] by ` +
-      `config.json, but it has [${shape.join(', ')}]`;
+      `${by}, but it has [${shape.join(', ')}]`;
     throw new AnchorError('ERR_MODEL_INVALID', message);
   }
   if (dtype === 'F32' || dtype === 'F16' || dtype === 'BF16') return dtype;

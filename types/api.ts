@@ -97,6 +97,12 @@ export interface LoadOptions {
   compute?: ComputeMode;
   anchors?: AnchorOptions;
   /**
+   * Folder of a LoRA adapter for this model (`adapter_config.json`, `adapter_model.safetensors`),
+   * merged into copies of the matrices that it changes. Its `anchors.json`, where there is one, has
+   * the words of config.json's `anchors` block and wins over it, key by key.
+   */
+  adapter?: string;
+  /**
    * Whether `generation_config.json` says how tokens are chosen where a call does not; its ends of
    * text count either way. @default `'model'`
    */
@@ -131,6 +137,8 @@ export interface GenerationDefaults {
 /** What a loaded model is, and how it runs. */
 export interface ModelInfo {
   readonly folder: string;
+  /** Folder of the adapter that is merged in. */
+  readonly adapter: string | undefined;
   /** `architectures[0]` of the config. */
   readonly architecture: string;
   readonly parameters: number;

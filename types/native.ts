@@ -65,6 +65,16 @@ export interface NativeTensor {
    * first part's and `length` the sum of all.
    */
   parts?: { offset: number; length: number }[];
+  /** A change of a matrix (rows, cols) by `scale` times b a, merged into a copy of it. */
+  lora?: NativeLora;
+}
+
+export interface NativeLora {
+  /** (rank, cols) */
+  a: NativeTensor;
+  /** (rows, rank) */
+  b: NativeTensor;
+  scale: number;
 }
 
 /** `rmsOnePlus`: times 1 + weight. `layer`: less the mean, over the deviation. */

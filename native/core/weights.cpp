@@ -10,8 +10,9 @@
 #include <cstring>
 #include <utility>
 
+#include "core/adapter.h"
+#include "core/elements.h"
 #include "core/error.h"
-#include "core/numeric.h"
 
 namespace anchorcoder {
 
@@ -33,17 +34,6 @@ int64_t elementCount(const std::vector<int64_t>& shape) {
     if (size < 0 || __builtin_mul_overflow(count, size, &count)) return -1;
   }
   return count;
-}
-
-float elementAsFloat(DType type, const uint8_t* bytes, size_t index) {
-  if (type == DType::f32) {
-    float value;
-    std::memcpy(&value, bytes + index * 4, 4);
-    return value;
-  }
-  uint16_t half;
-  std::memcpy(&half, bytes + index * 2, 2);
-  return type == DType::bf16 ? bf16ToFloat(half) : f16ToFloat(half);
 }
 
 }  // namespace
@@ -101,6 +91,7 @@ TensorTable::TensorTable(std::shared_ptr<DeviceContext> context, const std::vect
   for (TensorSpec& tensor : tensors) {
     check(tensor);
     if (!tensor.parts.empty()) gather(tensor);
+    if (tensor.lora) merge(tensor);
     std::string name = tensor.name;
     if (!tensors_.emplace(name, std::move(tensor)).second) {
       throw Error(ErrorCode::modelInvalid, "Tensor \"" + name + "\" stands twice in the table");
@@ -136,15 +127,50 @@ void TensorTable::check(const TensorSpec& tensor) const {
                   " to lie inside its file with " + std::to_string(expected) + " bytes");
 }
 
-void TensorTable::gather(TensorSpec& tensor) {
-  account_.add(tensor.length, "the weights");
-  std::vector<uint8_t>& memory = gathered_[tensor.name];
-  memory.clear();
+std::vector<uint8_t> TensorTable::copy(const TensorSpec& tensor) const {
+  const uint8_t* file = files_[tensor.file]->data();
+  std::vector<uint8_t> memory;
   memory.reserve(tensor.length);
-  for (const auto& part : tensor.parts) {
-    const uint8_t* from = files_[tensor.file]->data() + part.offset;
-    memory.insert(memory.end(), from, from + part.length);
+  const auto add = [&](uint64_t offset, uint64_t length) {
+    memory.insert(memory.end(), file + offset, file + offset + length);
+  };
+  if (tensor.parts.empty()) add(tensor.offset, tensor.length);
+  for (const auto& part : tensor.parts) add(part.offset, part.length);
+  return memory;
+}
+
+std::vector<float> TensorTable::floats(const TensorSpec& tensor) const {
+  const std::vector<uint8_t> memory = copy(tensor);
+  std::vector<float> values(memory.size() / dtypeBytes(tensor.type));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = loadElement(tensor.type, memory.data(), i);
   }
+  return values;
+}
+
+void TensorTable::gather(const TensorSpec& tensor) {
+  account_.add(tensor.length, "the weights");
+  gathered_[tensor.name] = copy(tensor);
+}
+
+void TensorTable::merge(const TensorSpec& tensor) {
+  const LoraSpec& lora = *tensor.lora;
+  check(lora.a);
+  check(lora.b);
+  const auto& shape = tensor.shape;
+  const int64_t rank = lora.a.shape.empty() ? 0 : lora.a.shape[0];
+  if (shape.size() != 2 || rank < 1 || lora.a.shape != std::vector<int64_t>{rank, shape[1]} ||
+      lora.b.shape != std::vector<int64_t>{shape[0], rank}) {
+    throw Error(ErrorCode::modelInvalid, "Expected the adapter of \"" + tensor.name +
+                                             "\" to have shapes (rank, cols) and "
+                                             "(rows, rank), but it has " +
+                                             shapeText(lora.a.shape) + " and " +
+                                             shapeText(lora.b.shape) + " for " + shapeText(shape));
+  }
+  if (tensor.parts.empty()) gather(tensor);
+  const std::vector<float> a = floats(lora.a), b = floats(lora.b);
+  addLowRank(tensor.type, gathered_[tensor.name].data(), shape[0], shape[1],
+             {a, b, rank, lora.scale}, context_->info().threads);
 }
 
 int64_t TensorTable::rows(const std::string& name) const {
@@ -182,7 +208,7 @@ DeviceBuffer TensorTable::vector(const std::string& name, int64_t size) const {
   const TensorSpec& tensor = find(name, {size});
   std::vector<float> values(static_cast<size_t>(size));
   for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = elementAsFloat(tensor.type, bytes(tensor), i);
+    values[i] = loadElement(tensor.type, bytes(tensor), i);
   }
   DeviceBuffer buffer(context_, values.size() * sizeof(float), "the weights");
   context_->check(context_->ops().upload(context_->device(), buffer.get(), values.data(),

@@ -17,6 +17,8 @@ struct FileSpec {
   uint64_t size;
 };
 
+struct LoraSpec;
+
 struct TensorSpec {
   std::string name;
   DType type;
@@ -31,6 +33,14 @@ struct TensorSpec {
     uint64_t length;
   };
   std::vector<Part> parts;
+  std::shared_ptr<const LoraSpec> lora;  // null: none
+};
+
+// An adapter's change of a matrix (rows, cols), to be merged into a copy of it.
+struct LoraSpec {
+  TensorSpec a;  // (rank, cols)
+  TensorSpec b;  // (rows, rank)
+  float scale;
 };
 
 // A read-only mapping of a whole file. A file that another program truncates afterwards makes the
@@ -88,14 +98,17 @@ class TensorTable {
  private:
   const TensorSpec& find(const std::string& name, const std::vector<int64_t>& shape) const;
   void check(const TensorSpec& tensor) const;
-  void gather(TensorSpec& tensor);
+  std::vector<uint8_t> copy(const TensorSpec& tensor) const;
+  std::vector<float> floats(const TensorSpec& tensor) const;
+  void gather(const TensorSpec& tensor);
+  void merge(const TensorSpec& tensor);
   const uint8_t* bytes(const TensorSpec& tensor) const;
 
   std::shared_ptr<DeviceContext> context_;
   DeviceAccount account_;
   std::vector<std::unique_ptr<MappedFile>> files_;
   std::unordered_map<std::string, TensorSpec> tensors_;
-  // Tensors that were copied together, by name.
+  // Tensors that were copied together, or with an adapter merged in, by name.
   std::unordered_map<std::string, std::vector<uint8_t>> gathered_;
   uint64_t mappedBytes_ = 0;
 };

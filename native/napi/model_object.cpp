@@ -35,7 +35,7 @@ DType toDType(const std::string& name) {
   throw Error(ErrorCode::invalidArgument, "Expected dtype to be F32, F16 or BF16");
 }
 
-TensorSpec toTensor(const Napi::Object& object) {
+TensorSpec toPlainTensor(const Napi::Object& object) {
   TensorSpec tensor;
   tensor.name = readString(object, "name");
   tensor.type = toDType(readString(object, "dtype"));
@@ -54,6 +54,17 @@ TensorSpec toTensor(const Napi::Object& object) {
     const Napi::Object part = objectAt(parts, i, "parts");
     tensor.parts.push_back({readSize(part, "offset"), readSize(part, "length")});
   }
+  return tensor;
+}
+
+// An adapter's matrices have no adapter of their own.
+TensorSpec toTensor(const Napi::Object& object) {
+  TensorSpec tensor = toPlainTensor(object);
+  if (object.Get("lora").IsUndefined()) return tensor;
+  const Napi::Object lora = readObject(object, "lora");
+  tensor.lora = std::make_shared<const LoraSpec>(LoraSpec{toPlainTensor(readObject(lora, "a")),
+                                                          toPlainTensor(readObject(lora, "b")),
+                                                          readFloat(lora, "scale")});
   return tensor;
 }
 
