@@ -129,8 +129,8 @@ function settingsOf(flags: CompareFlags) {
   if (flags.json === '-' && flags.svg === '-') {
     throw new UsageError('Only one of --json and --svg can be written to stdout');
   }
-  const { compute, threads, maxMemory, decode } = flags;
-  const load = defined({ compute, threads, maxMemory, anchors: anchorsOf(flags) });
+  const { compute, threads, maxMemory, adapter, decode } = flags;
+  const load = defined({ compute, threads, maxMemory, adapter, anchors: anchorsOf(flags) });
   if (decode !== undefined && decode < 2) {
     throw new UsageError(`Expected option --decode to be 2 or more tokens, but received ${decode}`);
   }

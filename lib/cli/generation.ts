@@ -184,6 +184,7 @@ function settingsOf(flags: GenerationFlags) {
     threads: flags.threads,
     generationConfig: flags.generationConfig,
     maxMemory: flags.maxMemory,
+    adapter: flags.adapter,
     anchors: anchorsOf(flags),
   });
   const session = defined({

@@ -34,6 +34,7 @@ interface InspectFlags extends PolicyOptions, TextOptions {
   anchorShare?: number;
   json?: boolean;
   check?: boolean;
+  adapter?: string;
 }
 
 /** Memory of one session's cache. */
@@ -64,7 +65,8 @@ export function addInspect(program: Command, host: Host): void {
     .argument('[folder]', `model folder${carriedModel() ? ' (default: the small one here)' : ''}`)
     .option('--json', 'print one JSON object')
     .option('--check', 'read all weights and count those that are no finite numbers')
-    .option('--anchor-share <share>', 'anchors per token (default: 0.09)', parseNumber);
+    .option('--anchor-share <share>', 'anchors per token (default: 0.09)', parseNumber)
+    .option('--adapter <folder>', 'LoRA adapter to merge into the model');
   addTextOptions(addPolicyOptions(command))
     .addHelpText('after', examples)
     .action((folder: string | undefined, flags: InspectFlags) => inspect(folder, flags, host));
@@ -77,7 +79,7 @@ async function inspect(argument: string | undefined, flags: InspectFlags, host: 
   const policy = policyOf(flags);
   const { anchorShare } = flags;
   parseOptions.estimate(defined({ policy, anchors, anchorShare }));
-  const model = await inspectFolder(folder, defined({ anchors }));
+  const model = await inspectFolder(folder, defined({ anchors, adapter: flags.adapter }));
   const policies = policiesFor(policy, model).map((each) => describe(each, model.anchors));
   const cache = await sizesOf(folder, model, policies, anchorShare);
   const check = flags.check ? await checkWeights(folder, { signal: host.interrupts() }) : undefined;
@@ -161,6 +163,7 @@ function folderRows({ info, files, anchors }: Report): string[][] {
   const parameters = `${count(info.parameters)} parameters`;
   return [
     ['folder', info.folder],
+    ...(info.adapter === undefined ? [] : [['adapter', info.adapter]]),
     ['architecture', `${info.architecture}, ${parameters}`],
     [
       'sizes',

@@ -34,6 +34,7 @@ export interface EngineOptions {
   compute?: ComputeMode;
   threads?: number;
   maxMemory?: number;
+  adapter?: string;
 }
 
 /** Adds the options that name a policy, word by word. */
@@ -79,5 +80,6 @@ export function addEngineOptions(command: Command): Command {
       ]),
     )
     .option('--threads <n>', 'worker threads (default: one per physical core)', parseCount)
-    .option('--max-memory <bytes>', 'refuse to take more', parseCount);
+    .option('--max-memory <bytes>', 'refuse to take more', parseCount)
+    .option('--adapter <folder>', 'LoRA adapter to merge into the model');
 }
