@@ -157,7 +157,6 @@ export class ModelHandle implements Model {
     const host = {
       model: this.#snapshotModel(),
       native: this.#native,
-      usesPrefixes: true,
       nativePolicy: (policy: CachePolicy) => nativePolicy(policy, this.#anchors),
     };
     const { native, settings } = await withSource(snapshot, (source) =>
@@ -231,8 +230,8 @@ export class ModelHandle implements Model {
   }
 
   #snapshotModel(): SnapshotModel {
-    const { architecture, compute, layers } = this.info;
-    return { identity: this.#identity, architecture, compute, layers };
+    const { architecture, compute, layers, contextLength } = this.info;
+    return { identity: this.#identity, architecture, compute, layers, contextLength };
   }
 
   #forSessions(): SessionModel {

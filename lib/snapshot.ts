@@ -45,6 +45,7 @@ export interface SnapshotModel {
   readonly architecture: string;
   readonly compute: ComputeMode;
   readonly layers: number;
+  readonly contextLength: number;
 }
 
 export interface SnapshotSettings {
@@ -164,7 +165,6 @@ export class SnapshotWriter {
 export interface RestoreHost {
   readonly model: SnapshotModel;
   readonly native: Pick<NativeModel, 'restore'>;
-  readonly usesPrefixes: boolean;
   nativePolicy(policy: CachePolicy): NativePolicy;
 }
 
@@ -189,10 +189,9 @@ export async function readSnapshot(
   const { cached, rowBytes, contextLength, cacheType } = header;
   const released = Uint32Array.from(header.released);
   const state = { ids, cached, released, saved, rowBytes };
-  const { usesPrefixes } = host;
   let restore: NativeRestore | undefined;
   try {
-    const spec = { ...state, policy, contextLength, cacheType, usesPrefixes };
+    const spec = { ...state, policy, contextLength, cacheType };
     restore = await host.native.restore(spec).catch((error: unknown) => {
       throw refusal(error);
     });
@@ -269,6 +268,14 @@ function checkHeader(header: Header, host: RestoreHost): NativePolicy {
     throw invalid(
       `Expected the snapshot to have ${model.layers} layers, not ${header.released.length}`,
     );
+  }
+  // Before memory is taken for them.
+  const { savedRows, cached, position, contextLength } = header;
+  const ascending = [savedRows, cached, position, contextLength, model.contextLength];
+  if (ascending.some((count, i) => count > (ascending[i + 1] ?? count))) {
+    const lengths = `${savedRows} saved rows, ${cached} cached tokens, ${position} tokens`;
+    const contexts = `in a context of ${contextLength}, and the model's is ${model.contextLength}`;
+    throw invalid(`The snapshot contradicts itself or its model: ${lengths} ${contexts}`);
   }
   const policy = resolvePolicy(header, host);
   if (hashPolicy(policy) === header.policyHash) return policy;

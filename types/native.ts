@@ -161,7 +161,9 @@ export interface NativeModel {
   readonly threads: number;
   createSession(spec: NativeSessionSpec): NativeSession;
   /** A session with this state, whose rows are still to be written. */
-  restore(spec: NativeSessionSpec & NativeSessionState): Promise<NativeRestore>;
+  restore(
+    spec: Omit<NativeSessionSpec, 'usesPrefixes'> & NativeSessionState,
+  ): Promise<NativeRestore>;
   memory(): {
     weights: number;
     mapped: number;

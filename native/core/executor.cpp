@@ -84,18 +84,26 @@ std::shared_ptr<Session> Executor::fork(const std::shared_ptr<Session>& session,
 }
 
 std::shared_ptr<Session> Executor::restore(const Policy& policy, int32_t contextLength,
-                                           DType storage, bool usesPrefixes,
-                                           const SessionState& state) {
+                                           DType storage, const SessionState& state) {
   for (;;) {
     try {
       auto session = std::make_shared<Session>(model_, policy, contextLength, storage, state);
-      session->usesPrefixes = usesPrefixes && prefixes_.enabled();
       addSession(session);
       return session;
     } catch (const Error& error) {
       if (error.code != ErrorCode::outOfMemory || !prefixes_.shrink()) throw;
     }
   }
+}
+
+SessionState Executor::state(const std::shared_ptr<Session>& session) {
+  const Claim claim(*this, session);
+  return session->state();
+}
+
+RowStream Executor::openRows(const std::shared_ptr<Session>& session) {
+  const Claim claim(*this, session);
+  return RowStream(*session);
 }
 
 size_t Executor::readRows(const std::shared_ptr<Session>& session, RowStream& rows,
@@ -118,16 +126,28 @@ void Executor::addSession(const std::shared_ptr<Session>& session) {
 }
 
 // Both may have changed since the session was claimed: another thread may dispose.
-void Executor::enqueue(std::shared_ptr<Job> job) {
+void Executor::enqueue(const std::shared_ptr<Job>& job) {
   {
     const Lock lock(mutex_);
     Session& session = *job->session;
     if (stopping_) throw disposedError("model");
     if (session.disposed) throw disposedError("session");
     jobs_.push_back(job);
-    session.job = std::move(job);
+    session.job = job;
   }
   wake_.notify_all();
+}
+
+// A call that fails leaves the text as it was, `length` ids.
+void Executor::enqueueOrCut(std::shared_ptr<Job> job, size_t length) {
+  Session& session = *job->session;
+  try {
+    enqueue(job);
+  } catch (...) {
+    session.sequence().ids.resize(length);
+    session.publish();
+    throw;
+  }
 }
 
 void Executor::append(const std::shared_ptr<Session>& session, std::span<const uint32_t> ids,
@@ -150,7 +170,7 @@ void Executor::append(const std::shared_ptr<Session>& session, std::span<const u
   auto& text = session->sequence().ids;
   text.insert(text.end(), ids.begin(), ids.end());
   session->publish();
-  enqueue(std::move(job));
+  enqueueOrCut(std::move(job), text.size() - ids.size());
   claim.handOver();
 } catch (const std::bad_alloc&) {
   throw Error(ErrorCode::outOfMemory, "There is no memory left for the logits or the ids");
@@ -167,15 +187,16 @@ void Executor::startGenerate(const std::shared_ptr<Session>& session, GenerateOp
   job->commit = session->position();
   job->sampler.emplace(options.sampler, options.bannedIds, vocabSize);
   const auto& isAnchor = session->policy().isAnchor;
-  for (const int32_t id : session->sequence().ids) {
+  for (const int32_t id : session->ids()) {
     if (!isAnchor[static_cast<size_t>(id)]) job->sampler->see(id);
   }
+  auto& ids = session->sequence().ids;
+  const size_t length = ids.size();
   if (options.forcedAnchor >= 0) {
     job->endsNewline.resize(static_cast<size_t>(vocabSize));
     for (const int32_t id : options.newlineIds) job->endsNewline[static_cast<size_t>(id)] = 1;
     // A text that stops between a newline and its anchor owes the anchor. It is not committed, so
     // that leaving at once gives back the text as it was.
-    auto& ids = session->sequence().ids;
     if (job->endsNewline[static_cast<size_t>(ids.back())] &&
         session->position() + 1 < session->contextLength()) {
       ids.push_back(options.forcedAnchor);
@@ -183,7 +204,7 @@ void Executor::startGenerate(const std::shared_ptr<Session>& session, GenerateOp
   }
   if (options.maxTokens <= 0) job->finish = Finish::length;
   job->options = std::move(options);
-  enqueue(std::move(job));
+  enqueueOrCut(std::move(job), length);
   claim.handOver();
 }
 

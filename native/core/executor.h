@@ -80,9 +80,12 @@ class Executor {
   // `contextLength` 0: the session's.
   std::shared_ptr<Session> fork(const std::shared_ptr<Session>& session, int32_t at,
                                 int32_t contextLength = 0);
-  // With the rows still to be written.
+  // With the rows still to be written. It keeps out of the prefix cache: what its rows are, only
+  // who saved them knows.
   std::shared_ptr<Session> restore(const Policy& policy, int32_t contextLength, DType storage,
-                                   bool usesPrefixes, const SessionState& state);
+                                   const SessionState& state);
+  SessionState state(const std::shared_ptr<Session>& session);
+  RowStream openRows(const std::shared_ptr<Session>& session);
   // Reads or writes the rows of a session, which must be the stream's.
   size_t readRows(const std::shared_ptr<Session>& session, RowStream& rows, std::span<uint8_t> out);
   size_t writeRows(const std::shared_ptr<Session>& session, RowStream& rows,
@@ -118,11 +121,12 @@ class Executor {
   class Claim;
 
   void addSession(const std::shared_ptr<Session>& session);
-  void enqueue(std::shared_ptr<Job> job);
+  void enqueue(const std::shared_ptr<Job>& job);
+  void enqueueOrCut(std::shared_ptr<Job> job, size_t length);
   bool leaveToExecutor(const std::shared_ptr<Session>& session) noexcept;
   void keepForExecutor(const SequenceCache& cache) noexcept;
   void loop();
-  void turn(Batch& batch, bool* stopped);
+  bool prepare(Batch& batch, Calls& calls);
   void clearSessions();
   void control(Calls& calls);
   void finishJob(Job& job, Calls& calls);

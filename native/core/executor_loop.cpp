@@ -49,6 +49,17 @@ std::function<void()> clearing(std::shared_ptr<Session> session) {
   };
 }
 
+void make(std::vector<std::function<void()>>& calls) noexcept {
+  for (const auto& call : calls) {
+    try {
+      call();
+    } catch (const std::exception&) {
+      // Not even the way back to the caller had memory; the others are called all the same.
+    }
+  }
+  calls.clear();
+}
+
 bool isRunnable(const Job& job) {
   if (job.failure || job.over || job.ending || job.seeksPrefix) return false;
   return job.kind == Job::Kind::append || (job.samples() && job.hasCredit());
@@ -58,11 +69,16 @@ bool isRunnable(const Job& job) {
 
 void Executor::loop() {
   Batch batch;
+  Calls calls;
   for (bool stopped = false; !stopped;) {
     try {
-      turn(batch, &stopped);
+      stopped = prepare(batch, calls);
+      make(calls);
+      if (!batch.empty()) runPass(batch);
     } catch (const std::exception&) {
-      // There was no memory. What could not be answered or run is still there.
+      // There was no memory. What could not be answered or run is still there, and what was
+      // answered before is out of the jobs' hands.
+      make(calls);
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     batch.clear();
@@ -78,23 +94,18 @@ void Executor::loop() {
   if (stopped_) stopped_();
 }
 
-void Executor::turn(Batch& batch, bool* stopped) {
-  Calls calls;
-  {
-    Lock lock(mutex_);
-    control(calls);
-    if (calls.empty() && !stopping_) {
-      waitForReaders(lock);
-      control(calls);
-      collect(batch);
-      // A stop while it waited for readers was notified then, and is seen at the next turn.
-      if (batch.empty() && calls.empty() && !stopping_) wake_.wait(lock);
-    } else if (calls.empty()) {
-      *stopped = true;
-    }
-  }
-  for (const auto& call : calls) call();
-  if (!batch.empty()) runPass(batch);
+// Gathers what is to be called and run next, or waits for it; true: nothing ever will be.
+bool Executor::prepare(Batch& batch, Calls& calls) {
+  Lock lock(mutex_);
+  control(calls);
+  if (!calls.empty()) return false;
+  if (stopping_) return true;
+  waitForReaders(lock);
+  control(calls);
+  collect(batch);
+  // A stop while it waited for readers was notified then, and is seen at the next turn.
+  if (batch.empty() && calls.empty() && !stopping_) wake_.wait(lock);
+  return false;
 }
 
 // After a stop nobody claims a session any more; whoever still has one lets go soon.
@@ -171,6 +182,7 @@ void Executor::finishJob(Job& job, Calls& calls) {
   calls.reserve(calls.size() + 4);
   Session& session = *job.session;
   std::function<void()> clear, keep, reader, last;
+  std::shared_ptr<std::vector<float>> collected;
   if (session.disposed) clear = clearing(job.session);
   if (job.kind == Job::Kind::append) {
     const auto logits = std::make_shared<std::vector<float>>();
@@ -178,7 +190,7 @@ void Executor::finishJob(Job& job, Calls& calls) {
       if (failure) return done({}, &*failure);
       done(std::move(*logits), nullptr);
     };
-    logits->swap(job.collected);
+    collected = logits;
   } else {
     if (job.reader) {
       const Error ended(ErrorCode::aborted, "The generation has ended");
@@ -202,7 +214,9 @@ void Executor::finishJob(Job& job, Calls& calls) {
   if (session.usesPrefixes && !session.disposed && !failed) {
     keep = [this, kept = job.session] { remember(kept); };
   }
+  // Nothing below needs memory.
   const bool keeps = static_cast<bool>(keep);
+  if (collected) collected->swap(job.collected);
   for (auto* call : {&clear, &keep, &reader, &last}) {
     if (*call) calls.push_back(std::move(*call));
   }
@@ -312,10 +326,14 @@ void Executor::runPass(Batch batch) {
         if (!job->failure) job->failure = noMemory_;
       }
       job->session->publish();
-      answerReader(*job, calls);
+      try {
+        answerReader(*job, calls);
+      } catch (const std::exception&) {
+        // The next turn answers.
+      }
     }
   }
-  for (const auto& call : calls) call();
+  make(calls);
 }
 
 // One session's trouble is not the others': each runs by itself.

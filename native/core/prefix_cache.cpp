@@ -58,6 +58,7 @@ bool PrefixCache::contains(const Session& longer, const Session& entry) const {
 
 void PrefixCache::add(const Session& session) {
   if (session.cached() == 0) return;
+  Entries gone;
   const std::lock_guard lock(mutex_);
   for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
     if (contains(**entry, session)) return entries_.splice(entries_.begin(), entries_, entry);
@@ -67,13 +68,13 @@ void PrefixCache::add(const Session& session) {
     count(*entries_.front(), 1);
   } catch (...) {
     // There is no memory, and the counts are no longer known.
-    forget();
+    forget(gone);
     throw;
   }
   for (auto other = std::next(entries_.begin()); other != entries_.end();) {
-    other = contains(*entries_.front(), **other) ? drop(other) : std::next(other);
+    other = contains(*entries_.front(), **other) ? drop(other, gone) : std::next(other);
   }
-  shrinkTo(maxBytes_);
+  shrinkTo(maxBytes_, gone);
 }
 
 void PrefixCache::count(const Session& entry, int32_t by) {
@@ -94,32 +95,36 @@ void PrefixCache::count(const Session& entry, int32_t by) {
   }
 }
 
-PrefixCache::Entries::iterator PrefixCache::drop(Entries::iterator entry) {
+PrefixCache::Entries::iterator PrefixCache::drop(Entries::iterator entry, Entries& gone) {
   count(**entry, -1);
-  return entries_.erase(entry);
+  const auto next = std::next(entry);
+  gone.splice(gone.end(), entries_, entry);
+  return next;
 }
 
-void PrefixCache::shrinkTo(uint64_t bytes) {
-  while (stats_.bytes > bytes && !entries_.empty()) drop(std::prev(entries_.end()));
+void PrefixCache::shrinkTo(uint64_t bytes, Entries& gone) {
+  while (stats_.bytes > bytes && !entries_.empty()) drop(std::prev(entries_.end()), gone);
 }
 
-void PrefixCache::forget() {
-  entries_.clear();
+void PrefixCache::forget(Entries& gone) {
+  gone.splice(gone.end(), entries_);
   blocks_.clear();
   savedRows_.clear();
   stats_.bytes = 0;
 }
 
 bool PrefixCache::shrink() {
+  Entries gone;
   const std::lock_guard lock(mutex_);
   if (entries_.empty()) return false;
-  shrinkTo(stats_.bytes / 2);
+  shrinkTo(stats_.bytes / 2, gone);
   return true;
 }
 
 void PrefixCache::clear() {
+  Entries gone;
   const std::lock_guard lock(mutex_);
-  forget();
+  forget(gone);
 }
 
 PrefixStats PrefixCache::stats() const {

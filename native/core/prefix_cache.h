@@ -40,9 +40,10 @@ class PrefixCache {
   int32_t reach(const Session& entry, const Session& session) const;
   bool contains(const Session& longer, const Session& entry) const;
   void count(const Session& entry, int32_t by);
-  Entries::iterator drop(Entries::iterator entry);
-  void shrinkTo(uint64_t bytes);
-  void forget();
+  // These move entries to `gone`, to be freed once the lock is released: that may take long.
+  Entries::iterator drop(Entries::iterator entry, Entries& gone);
+  void shrinkTo(uint64_t bytes, Entries& gone);
+  void forget(Entries& gone);
 
   const uint64_t maxBytes_;
   mutable std::mutex mutex_;

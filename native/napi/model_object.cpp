@@ -215,7 +215,6 @@ class RestoreWorker : public Napi::AsyncWorker {
     policy_ = toPolicy(readObject(spec, "policy"), vocabSize);
     contextLength_ = readInt(spec, "contextLength");
     storage_ = toCacheType(readString(spec, "cacheType"));
-    usesPrefixes_ = readBool(spec, "usesPrefixes");
     state_.ids = readIds(spec, "ids", vocabSize);
     state_.cached = readInt(spec, "cached");
     state_.released = readPositions(spec, "released");
@@ -228,8 +227,7 @@ class RestoreWorker : public Napi::AsyncWorker {
  protected:
   void Execute() override {
     try {
-      session_ =
-          lease_->executor->restore(policy_, contextLength_, storage_, usesPrefixes_, state_);
+      session_ = lease_->executor->restore(policy_, contextLength_, storage_, state_);
     } catch (const Error& error) {
       failure_ = error;
     } catch (const std::exception&) {
@@ -259,7 +257,6 @@ class RestoreWorker : public Napi::AsyncWorker {
   Policy policy_;
   int32_t contextLength_;
   DType storage_;
-  bool usesPrefixes_;
   SessionState state_;
   std::shared_ptr<Session> session_;
   std::optional<Error> failure_;

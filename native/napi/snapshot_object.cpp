@@ -13,7 +13,7 @@ namespace {
 // The stream goes before the session that it walks over.
 struct Streaming {
   Streaming(std::shared_ptr<Lease> lease, const std::shared_ptr<Session>& session)
-      : handle(std::move(lease), session), rows(*session) {}
+      : handle(std::move(lease), session), rows(handle.executor().openRows(session)) {}
 
   SessionHandle handle;
   RowStream rows;
@@ -31,7 +31,7 @@ Napi::Uint8Array toBytes(const Napi::Value& value) {
 Napi::Object snapshotObject(Napi::Env env, std::shared_ptr<Lease> lease,
                             std::shared_ptr<Session> session) {
   const auto streaming = std::make_shared<Streaming>(std::move(lease), session);
-  const SessionState state = session->state();
+  const SessionState state = streaming->handle.executor().state(session);
   Napi::Object object = Napi::Object::New(env);
   using Info = const Napi::CallbackInfo&;
   object.Set("ids", toTypedArray<uint32_t>(env, state.ids));

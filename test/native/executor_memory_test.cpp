@@ -171,6 +171,188 @@ TEST(allocations_fail_in_a_row) {
   CHECK(failEach(fullPolicy(), 3) > 5);
 }
 
+// What a call on this thread throws while allocations fail here too.
+std::optional<ErrorCode> unspared(const std::function<void()>& call) {
+  spared = false;
+  std::optional<ErrorCode> code;
+  try {
+    call();
+  } catch (const Error& error) {
+    code = error.code;
+  } catch (const std::bad_alloc&) {
+    code = ErrorCode::outOfMemory;
+  }
+  spared = true;
+  return code;
+}
+
+// A text that is read, found again by others through the prefix cache, saved and restored, beside a
+// session that has nothing to do with it.
+struct Shared : Engine {
+  Shared() : Engine(1, 0, tinyConfig(), uint64_t{1} << 30) {}
+
+  SessionPointer opened() {
+    return executor->createSession(anchorPolicy(), kContext, DType::f32, true);
+  }
+  // Bits of the logits of a text's last token, as its first reader gets them or another.
+  std::optional<ErrorCode> readText(const Ids& ids, Floats* logits) {
+    const auto session = opened();
+    const auto code = appendLast(session, ids, logits);
+    executor->dispose(session);
+    return code;
+  }
+  std::optional<ErrorCode> appendLast(const SessionPointer& session, const Ids& ids,
+                                      Floats* logits) {
+    return ::append(*this, session, ids, LogitsWanted::last, logits);
+  }
+  void save(const SessionPointer& session) {
+    const auto copy = executor->fork(session, session->stats().position);
+    state = executor->state(copy);
+    bytes.resize(state.rowBytes);
+    RowStream rows = executor->openRows(copy);
+    CHECK_EQ(executor->readRows(copy, rows, bytes), bytes.size());
+    executor->dispose(copy);
+  }
+  SessionPointer restored() {
+    auto session = executor->restore(anchorPolicy(), kContext, DType::f32, state);
+    RowStream rows = executor->openRows(session);
+    CHECK_EQ(executor->writeRows(session, rows, bytes), bytes.size());
+    return session;
+  }
+
+  SessionState state;
+  std::vector<uint8_t> bytes;
+};
+
+TEST(allocations_fail_while_rows_are_shared_saved_and_restored) {
+  spared = true;
+  const Ids text = randomText(3, 100);
+  Ids longer = text;
+  for (const uint32_t id : {7u, 8u, 9u}) longer.push_back(id);
+  Floats ofText, ofLonger, ofNeighbour;
+  int32_t failed = 0;
+  bool met = true;
+  for (int32_t at = -1; at < 400 && met; ++at) {
+    Shared engine;
+    const auto neighbour = engine.open(fullPolicy(), DType::i8);
+    Floats logits;
+    CHECK(!::append(engine, neighbour, randomText(5, 80), LogitsWanted::last, &logits));
+    const auto arm = [&] {
+      failures = 1;
+      untilFailure = at;
+    };
+    met = at < 0;
+    // A call that fails and the same again, or one that does not notice: the same logits.
+    const auto twice = [&](Floats& expected,
+                           const std::function<std::optional<ErrorCode>()>& call) {
+      arm();
+      const auto code = call();
+      met = met || (at >= 0 && untilFailure < 0);
+      untilFailure = -1;
+      if (code) {
+        ++failed;
+        CHECK(*code == ErrorCode::outOfMemory);
+        CHECK(!call());
+      }
+      if (at < 0 && expected.empty()) expected = logits;
+      CHECK(sameBits(logits, expected));
+    };
+    twice(ofText, [&] { return engine.readText(text, &logits); });
+    twice(ofLonger, [&] { return engine.readText(longer, &logits); });
+    twice(ofLonger, [&] { return engine.readText(longer, &logits); });
+
+    const auto saved = engine.opened();
+    CHECK(!engine.appendLast(saved, longer, &logits));
+    twice(ofLonger, [&] { return unspared([&] { engine.save(saved); }); });
+    twice(ofLonger, [&]() -> std::optional<ErrorCode> {
+      SessionPointer copy;
+      if (const auto code = unspared([&] { copy = engine.restored(); })) return code;
+      return engine.appendLast(copy, {}, &logits);
+    });
+    CHECK(!engine.appendLast(saved, {}, &logits));
+    CHECK(sameBits(logits, ofLonger));
+    CHECK(!::append(engine, neighbour, {}, LogitsWanted::last, &logits));
+    if (at < 0) ofNeighbour = logits;
+    CHECK(sameBits(logits, ofNeighbour));
+    engine.executor->stop();
+    engine.executor->join();
+    CHECK_EQ(engine.model->context()->heldBytes(), uint64_t{0});
+  }
+  CHECK(!met);
+  CHECK(failed > 50);
+}
+
+// Answers that are ready when memory runs out for the next one are given all the same.
+TEST(allocations_fail_while_many_are_answered_at_once) {
+  spared = true;
+  // Long enough for all that wait to be in the next one.
+  Faults::passMicroseconds = 2000;
+  Floats expected;
+  bool met = true;
+  for (int32_t at = -1; at < 400 && met; ++at) {
+    Shared engine;
+    std::vector<SessionPointer> sessions;
+    std::vector<std::unique_ptr<Collector>> logits, tokens, ends;
+    for (int32_t i = 0; i < 6; ++i) {
+      sessions.push_back(engine.opened());
+      for (auto* answers : {&logits, &tokens, &ends}) {
+        answers->push_back(std::make_unique<Collector>());
+      }
+    }
+    met = at < 0;
+    const auto arm = [&](int32_t when) {
+      met = met || (at >= 0 && when < 0 && untilFailure < 0);
+      failures = 1;
+      untilFailure = when;
+    };
+    arm(at);
+    for (size_t i = 0; i < sessions.size(); ++i) {
+      engine.executor->append(sessions[i], Ids{7, 8}, LogitsWanted::last,
+                              [to = logits[i].get()](Floats values, const Error* error) {
+                                to->logits = std::move(values);
+                                to->give(error);
+                              });
+    }
+    for (const auto& answer : logits) {
+      const auto code = answer->wait();
+      CHECK(!code || *code == ErrorCode::outOfMemory);
+      if (expected.empty()) expected = answer->logits;
+      if (!code) CHECK(sameBits(answer->logits, expected));
+    }
+    arm(-1);
+    arm(at);
+    for (size_t i = 0; i < sessions.size(); ++i) {
+      engine.executor->startGenerate(sessions[i], livelyOptions());
+      engine.executor->read(sessions[i], 2,
+                            [to = tokens[i].get()](GeneratedBatch batch, const Error* error) {
+                              to->tokens = std::move(batch.tokens);
+                              to->give(error);
+                            });
+    }
+    for (const auto& answer : tokens) {
+      const auto code = answer->wait();
+      CHECK(code ? *code == ErrorCode::outOfMemory : !answer->tokens.empty());
+    }
+    arm(-1);
+    arm(at);
+    for (size_t i = 0; i < sessions.size(); ++i) {
+      engine.executor->endGenerate(sessions[i], 2,
+                                   [to = ends[i].get()](const Error* error) { to->give(error); });
+    }
+    for (const auto& answer : ends) CHECK(!answer->wait());
+    arm(-1);
+    for (const auto& session : sessions) {
+      CHECK_EQ(engine.executor->ids(session).size(), size_t{2});
+      engine.executor->dispose(session);
+    }
+    engine.executor->stop();
+    engine.executor->join();
+    CHECK_EQ(engine.model->context()->heldBytes(), uint64_t{0});
+  }
+  Faults::clear();
+  CHECK(!met);
+}
+
 TEST(allocations_fail_while_many_run) {
   spared = true;
   for (int32_t at = 0; at < 300; at += 3) {

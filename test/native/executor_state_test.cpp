@@ -26,7 +26,7 @@ Bytes rowsOf(Engine& engine, const SessionPointer& session, size_t slice) {
 
 SessionPointer restored(Engine& engine, const Policy& policy, DType storage,
                         const SessionState& state, const Bytes& bytes, size_t slice) {
-  auto session = engine.executor->restore(policy, kContext, storage, false, state);
+  auto session = engine.executor->restore(policy, kContext, storage, state);
   RowStream rows(*session);
   for (size_t at = 0; at < bytes.size(); at += slice) {
     const std::span part(bytes.data() + at, std::min(slice, bytes.size() - at));
@@ -114,8 +114,7 @@ TEST(refuses_states_that_cannot_be) {
   const auto code = [&](auto change) {
     SessionState state = good;
     change(state);
-    return codeOf(
-        [&] { engine.executor->restore(anchorPolicy(), kContext, DType::f32, false, state); });
+    return codeOf([&] { engine.executor->restore(anchorPolicy(), kContext, DType::f32, state); });
   };
   const auto bad = std::optional(ErrorCode::invalidArgument);
   CHECK(code([](SessionState&) {}) == std::nullopt);
@@ -132,6 +131,25 @@ TEST(refuses_states_that_cannot_be) {
   CHECK(code([](SessionState& state) { state.saved.push_back(state.cached); }) == bad);
   CHECK(code([](SessionState& state) { state.saved.push_back(0); }) == bad);
   CHECK(code([](SessionState& state) { --state.rowBytes; }) == bad);
+}
+
+// A model may stop between two calls of who saves or restores.
+TEST(gives_no_rows_of_what_has_gone) {
+  Engine engine;
+  const auto session = engine.open(anchorPolicy());
+  engine.append(session, randomText(6, 80));
+  const SessionState state = engine.executor->state(session);
+  const auto copy = engine.executor->restore(anchorPolicy(), kContext, DType::f32, state);
+  RowStream rows = engine.executor->openRows(copy);
+  engine.executor->dispose(session);
+  CHECK(codeOf([&] { engine.executor->openRows(session); }) == ErrorCode::disposed);
+  engine.executor->stop();
+  engine.executor->join();
+  std::vector<uint8_t> bytes(state.rowBytes);
+  CHECK(codeOf([&] { engine.executor->openRows(copy); }) == ErrorCode::disposed);
+  CHECK(codeOf([&] { engine.executor->state(copy); }) == ErrorCode::disposed);
+  CHECK(codeOf([&] { engine.executor->readRows(copy, rows, bytes); }) == ErrorCode::disposed);
+  CHECK(codeOf([&] { engine.executor->writeRows(copy, rows, bytes); }) == ErrorCode::disposed);
 }
 
 struct PrefixEngine : Engine {
