@@ -158,11 +158,11 @@ export class SessionHandle implements Session {
   }
 
   static {
-    forkOf = (from, model, { at, contextLength, policy, cacheType }) => {
+    forkOf = (from, model, { at, contextLength, policy, cacheType, prefixCache }) => {
       if (!(#model in from) || from.#model !== model) {
         throw invalid('option "from"', 'a session of this model', from);
       }
-      for (const [name, value] of Object.entries({ policy, cacheType })) {
+      for (const [name, value] of Object.entries({ policy, cacheType, prefixCache })) {
         const instead = 'left out, since the session has that of "from"';
         if (value !== undefined) throw invalid(`option "${name}"`, instead, value);
       }

@@ -11,13 +11,22 @@ export async function writeToMemory(
   writer: SnapshotWriter,
   signal: AbortSignal | undefined,
 ): Promise<Uint8Array> {
-  const bytes = new Uint8Array(writer.size);
+  const bytes = allocate(writer.size);
   let at = 0;
   for await (const piece of writer.pieces(signal)) {
     bytes.set(piece, at);
     at += piece.length;
   }
   return bytes;
+}
+
+function allocate(size: number): Uint8Array {
+  try {
+    return new Uint8Array(size);
+  } catch (cause) {
+    const message = `There is no memory for a snapshot of ${size} bytes; save it to a file`;
+    throw new AnchorError('ERR_OUT_OF_MEMORY', message, { cause });
+  }
 }
 
 /**
@@ -74,15 +83,24 @@ export function checkFile(value: unknown, name: string, expectation: string): st
 }
 
 function memorySource(given: ArrayBufferView): Source {
-  const all = new Uint8Array(given.buffer, given.byteOffset, given.byteLength);
+  const all = bytesIn(given);
   return {
     size: all.length,
     read: async (bytes, position) => {
-      const part = all.subarray(position, position + bytes.length);
-      if (part.length < bytes.length) throw cutOff('The snapshot');
-      bytes.set(part);
+      // Its memory may have been transferred away.
+      if (all.length < position + bytes.length) throw cutOff('The snapshot');
+      bytes.set(all.subarray(position, position + bytes.length));
     },
   };
+}
+
+function bytesIn(given: ArrayBufferView): Uint8Array {
+  try {
+    return new Uint8Array(given.buffer, given.byteOffset, given.byteLength);
+  } catch (cause) {
+    const message = 'Expected the snapshot to have its memory, but that was transferred away';
+    throw new AnchorError('ERR_INVALID_ARGUMENT', message, { cause });
+  }
 }
 
 function fileSource(file: FileHandle, path: string, size: number): Source {

@@ -145,7 +145,7 @@ export interface SessionOptions {
    * Share rows through the model's prefix cache: the first text that the session reads begins with
    * the longest prefix known, and what it holds after a call is kept for others. Whoever can time
    * calls can tell whether a prefix was known, so keep apart those who must not know of each other.
-   * @default true where the model has one
+   * Not beside `from`, as which the session does. @default true where the model has one
    */
   prefixCache?: boolean;
 }
@@ -288,7 +288,8 @@ export interface Model {
   /**
    * A session from a snapshot, or from the file of one: it goes on as the session would have that
    * was saved, to the bit on the same instruction set. The model must be the same, loaded with the
-   * same compute mode and anchor settings.
+   * same compute mode and anchor settings. The prefix cache takes nothing from it: what its rows
+   * hold, only who saved them knows.
    * @throws `ERR_SNAPSHOT_INVALID`, `ERR_FILE`, `ERR_OUT_OF_MEMORY`; the signal's reason
    */
   restore(snapshot: Uint8Array | string, options?: SnapshotOptions): Promise<Session>;
@@ -336,6 +337,7 @@ export interface Session {
   /**
    * The session as bytes for {@link Model.restore}: text, pending tokens, settings and the rows
    * that its policy keeps. It is the state at the time of the call; the session may go on at once.
+   * @throws `ERR_BUSY`, `ERR_OUT_OF_MEMORY`; the signal's reason
    */
   snapshot(options?: SnapshotOptions): Promise<Uint8Array>;
   /**

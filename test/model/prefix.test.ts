@@ -1,5 +1,6 @@
 // Prefix reuse: the same bits with rows of the prefix cache or of another session, and no more
 // memory than was allowed.
+import { crc32 } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { loadModel } from 'anchorcoder';
 import type { CachePolicy, Model, Session, SessionOptions } from '../../types/api.js';
@@ -95,6 +96,39 @@ test('what an aborted prompt has read is kept', async () => {
   using again = model.createSession({ policy: { kind: 'full' } });
   await again.append(text);
   expect(again.stats().reusedTokens).toBeGreaterThan(50);
+});
+
+// What its rows hold, only who saved them knows: it may be another instruction set's, or a lie.
+test('nothing of a snapshot goes into it', async () => {
+  using model = await open();
+  const text = ids(15, 200);
+  const options = { policy: { kind: 'full' } } as const;
+  using other = plain.createSession(options);
+  const wrong = [...text];
+  wrong[3] = wrong[3] === 20 ? 21 : 20;
+  await other.append(wrong);
+  // The rows of another text under the ids of this one.
+  const bytes = Buffer.from(await other.snapshot());
+  const start = 20 + bytes.readUInt32LE(12);
+  bytes.writeUInt32LE(text[3] as number, start + 4 * 3);
+  const { length } = bytes;
+  let checksum = bytes.readUInt32LE(start - 4);
+  for (let at = start; at < length; at += 262148) {
+    const end = Math.min(at + 262144, length - 4);
+    checksum = crc32(bytes.subarray(at, end), checksum);
+    bytes.writeUInt32LE(checksum, end);
+  }
+  const restored = await model.restore(bytes);
+  expect([...restored.ids()]).toEqual(text);
+  await answer(restored, [20, 21]);
+  using fork = model.createSession({ from: restored });
+  await fork.append([22]);
+  restored.dispose();
+  expect(model.memory().prefixCache).toMatchObject({ prefixes: 0, hits: 0, misses: 0 });
+  const { reused, ...result } = await ask(model, text, options);
+  const { reused: _, ...expected } = await ask(plain, text, options);
+  expect(reused).toBe(0);
+  expect(result).toEqual(expected);
 });
 
 test('is asked for by the model, and can be left out by a session', async () => {
@@ -197,6 +231,7 @@ describe('a session that begins with another', () => {
     refused({ at: 3 }, argument, /"at" to be given together with "from"/);
     refused({ from, policy: { kind: 'full' } }, argument, /"policy" to be left out/);
     refused({ from, cacheType: 'f32' }, argument, /"cacheType" to be left out/);
+    refused({ from, prefixCache: false }, argument, /"prefixCache" to be left out/);
     refused({ from, at: 101 }, 'ERR_POSITION', /from 0 to 100/);
     refused({ from, contextLength: 99 }, 'ERR_CONTEXT_LENGTH', /at most 99 tokens/);
     refused({ from, contextLength: 2 ** 31 - 1 }, argument, /contextLength/);

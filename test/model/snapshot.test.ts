@@ -1,5 +1,5 @@
 // Snapshots: a restored session goes on as the saved one does, and nothing else is taken for one.
-import { execFile } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createRequire } from 'node:module';
@@ -262,8 +262,14 @@ describe('refuses', () => {
       /denseLayers/,
     ],
     ['no position', (h) => Object.assign(h, { position: -1 }), /"position" to be an integer/],
-    ['too long a text', (h) => Object.assign(h, { position: 2 ** 31 - 1 }), /is cut off/],
+    [
+      'too long a text',
+      (h) => Object.assign(h, { position: 2 ** 31 - 1 }),
+      /contradicts itself or/,
+    ],
     ['more than is there', (h) => Object.assign(h, { cached: 299 }), /contradicts itself/],
+    ['more rows saved than cached', (h) => Object.assign(h, { savedRows: 301 }), /301 saved rows/],
+    ['a context beyond the model', (h) => Object.assign(h, { contextLength: 1e6 }), /model's is/],
     ['a context too long', (h) => Object.assign(h, { contextLength: 2 ** 40 }), /contextLength/],
     ['too few layers', (h) => Object.assign(h, { released: [0] }), /to have 6 layers, not 1/],
     ['rows that left', (h) => Object.assign(h, { released: [9, 9, 9, 9, 9, 9] }), /contradicts/],
@@ -316,6 +322,20 @@ describe('refuses', () => {
     expect(await failure(model.restore(folder))).toMatch(/^ERR_FILE: /);
     expect(await failure(model.restore(new Uint8Array(20)))).toMatch(/do not begin with/);
   });
+
+  test('memory that is transferred away, before the call or after it', async () => {
+    const away = (view: ArrayBufferView) =>
+      structuredClone(view.buffer, { transfer: [view.buffer as ArrayBuffer] });
+    const early = bytes.slice();
+    away(early);
+    expect(await failure(model.restore(early))).toMatch(
+      /^ERR_INVALID_ARGUMENT: .*transferred away/,
+    );
+    const late = bytes.slice();
+    const restoring = model.restore(late);
+    away(late);
+    expect(await failure(restoring)).toMatch(/^ERR_SNAPSHOT_INVALID: .*became shorter/);
+  });
 });
 
 describe('files', () => {
@@ -338,6 +358,19 @@ describe('files', () => {
     expect(stdout).toMatch(/^ERR_FILE: ".*kept.snapshot" cannot be written: E(FBIG|NOSPC)/);
     expect(readFileSync(file, 'utf8')).toBe('old');
     expect(temporary()).toEqual([]);
+  });
+
+  // In a namespace of its own, where anybody may mount.
+  const unshare = ['--user', '--map-root-user', '--mount'];
+  const mounts = spawnSync('unshare', [...unshare, 'true']).status === 0;
+  (mounts ? test : test.skip)('a disk that is full for real', async () => {
+    const script = fileURLToPath(new URL('save-limited.mjs', import.meta.url));
+    const command = `mount -t tmpfs -o size=128k none "$1" && printf old > "$1/kept.snapshot" &&
+      "$0" "$2" "$3" "$1/kept.snapshot"; cat "$1/kept.snapshot"; echo; ls -A "$1"`;
+    const names = [process.execPath, folder, script, tiny.folder];
+    const args = [...unshare, 'sh', '-c', command, ...names];
+    const { stdout } = await promisify(execFile)('unshare', args);
+    expect(stdout).toMatch(/^ERR_FILE: ".*" cannot be written: ENOSPC.*\nold\nkept.snapshot\n$/);
   });
 
   test('an abort leaves nothing, and gives its reason', async () => {

@@ -246,7 +246,13 @@ export class FakeSession implements NativeSession {
   }
 }
 
-const snapshotModel = { identity: '', architecture: '', compute: 'exact', layers: 2 } as const;
+const snapshotModel = {
+  identity: '',
+  architecture: '',
+  compute: 'exact',
+  layers: 2,
+  contextLength: 512,
+} as const;
 
 export interface FakeModel {
   tokenizer: FakeTokenizer | undefined;
