@@ -179,7 +179,7 @@ inline Floats weightOf(Floats x) {
   p = multiplyAdd(p, r, broadcast(0.1666652113199234f));
   p = multiplyAdd(p, r, broadcast(0.4999999403953552f));
   p = multiplyAdd(p * r, r, r) + 1.0f;
-  const Floats scaled = p * (Floats)(((Ints)shifted << 23) + 0x3f800000);
+  const Floats scaled = p * (Floats)(((Bits)shifted << 23) + 0x3f800000u);
   return x < lowest ? Floats{} : scaled;
 }
 

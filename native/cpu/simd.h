@@ -27,6 +27,7 @@ inline constexpr int32_t kLanes = 4;
 
 using Floats [[gnu::vector_size(kLanes * 4)]] = float;
 using Ints [[gnu::vector_size(kLanes * 4)]] = int32_t;
+using Bits [[gnu::vector_size(kLanes * 4)]] = uint32_t;    // whose sums may wrap
 using Halves [[gnu::vector_size(kLanes * 2)]] = uint16_t;  // f16 or bf16 bit patterns
 using FloatsAnywhere [[gnu::vector_size(kLanes * 4), gnu::aligned(1), gnu::may_alias]] = float;
 using HalvesAnywhere [[gnu::vector_size(kLanes * 2), gnu::aligned(1), gnu::may_alias]] = uint16_t;
@@ -144,7 +145,7 @@ inline Floats fromF16(Halves v) {
 // The bits of floatToBf16 in the upper half of each lane, zeros below.
 inline Ints roundedToBf16(Floats v) {
   const Ints bits = (Ints)v;
-  const Ints rounded = bits + (0x7fff + ((bits >> 16) & 1));
+  const Ints rounded = (Ints)((Bits)bits + (0x7fffu + (((Bits)bits >> 16) & 1u)));
   const Ints result = v != v ? (bits | 0x400000) : rounded;
   return result & static_cast<int32_t>(0xffff0000u);
 }
