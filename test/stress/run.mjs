@@ -1,6 +1,10 @@
 // Hours of everything at once: node test/stress/run.mjs [--minutes N] [--seed N] [--model FOLDER]
-// Sessions that read, generate, fork, go back, are aborted, disposed or dropped; models and worker
-// threads that come and go. Undisturbed results have to stay the same and memory has to come back.
+// Sessions that read, generate, fork, go back, are saved and restored, aborted, disposed or dropped;
+// a prefix cache; models and worker threads that come and go; a thread that is blocked now and then.
+// Undisturbed results have to stay the same and memory has to come back.
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
@@ -34,7 +38,11 @@ const collect = runInNewContext('gc');
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 const running = () => Date.now() < end;
 
-const model = await loadModel(folder);
+const prefixBytes = 32 << 20;
+const model = await loadModel(folder, { prefixCache: { bytes: prefixBytes } });
+const scratch = mkdtempSync(join(tmpdir(), 'anchorcoder-stress-'));
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
+let files = 0;
 const policies = [
   undefined,
   { kind: 'full' },
@@ -57,9 +65,16 @@ async function take(session, generation, at) {
   return ids;
 }
 
+const suffixOf = (which) => `\n\nprint(f${which}(1, 2))\n`;
+const fill = ({ text, options, generation }, which) =>
+  model.complete(text, { ...options, ...generation, suffix: suffixOf(which), prefixCache: false });
+
 const expected = [];
-for (const { text, options, generation } of prompts) {
-  const session = model.createSession(options);
+const filled = [];
+for (const [which, prompt] of prompts.entries()) {
+  const { text, options, generation } = prompt;
+  filled.push((await fill(prompt, which)).text);
+  const session = model.createSession({ ...options, prefixCache: false });
   await session.append(text);
   expected.push(await take(session, generation));
   session.dispose();
@@ -135,6 +150,77 @@ const scenes = {
     ]);
     same(ids, which);
   },
+  async inMemory(which, own) {
+    const { text, options, generation } = prompts[which];
+    const session = own(model.createSession(options));
+    await session.append(text);
+    const ids = await take(session, generation, 1 + random(31));
+    const saving = session.snapshot();
+    const going = take(session, generation, 1 + random(31)); // while it is saved
+    const restored = own(await model.restore(await saving));
+    await going;
+    const left = { ...generation, maxTokens: 32 - ids.length };
+    same([...ids, ...(left.maxTokens > 0 ? await take(restored, left) : [])], which);
+  },
+  async inFile(which, own) {
+    const { text, options, generation } = prompts[which];
+    const session = own(model.createSession(options));
+    await session.append(text);
+    const file = join(scratch, String(files++));
+    await session.saveSnapshot(file);
+    const restored = await Promise.all([model.restore(file), model.restore(file)]);
+    rmSync(file);
+    for (const one of restored) own(one);
+    for (const ids of await Promise.all(restored.map((one) => take(one, generation)))) {
+      same(ids, which);
+    }
+  },
+  async abortedFile(which, own) {
+    const { text, options, generation } = prompts[which];
+    const session = own(model.createSession(options));
+    await session.append(text);
+    const file = join(scratch, String(files++));
+    const soon = () => ({ signal: AbortSignal.timeout(random(12)) });
+    await allowing(['TimeoutError'], async () => {
+      await session.saveSnapshot(file, soon());
+      own(await model.restore(file, soon()));
+    });
+    rmSync(file, { force: true });
+    same(await take(session, generation), which);
+  },
+  async disposedFile(which) {
+    const { text, options } = prompts[which];
+    const session = model.createSession(options);
+    await session.append(text);
+    const file = join(scratch, String(files++));
+    setTimeout(() => session.dispose(), random(12));
+    // What was taken before it was disposed is written; what is asked for later is refused.
+    await session.saveSnapshot(file);
+    await allowing(['ERR_DISPOSED'], () => session.snapshot());
+    (await model.restore(file)).dispose();
+    rmSync(file);
+    session.dispose();
+  },
+  async fromOther(which, own) {
+    const { text, options, generation } = prompts[which];
+    const from = own(model.createSession(options));
+    await from.append(text);
+    const at = from.position;
+    await from.append('y = 2\n');
+    const sessions = [];
+    // Its line's rows may have left, which is said.
+    await allowing(['ERR_POSITION'], () => sessions.push(own(model.createSession({ from, at }))));
+    for (const session of sessions) same(await take(session, generation), which);
+  },
+  async filledIn(which) {
+    const { text } = await fill(prompts[which], which);
+    if (text !== filled[which]) throw new Error(`hole ${which} gave ${text}, not ${filled[which]}`);
+  },
+  async blocked() {
+    if (random(60) > 0) return;
+    const until = Date.now() + 500 + random(2500);
+    while (Date.now() < until);
+  },
   async disposed(which) {
     const { text, options, generation } = prompts[which];
     const session = model.createSession(options);
@@ -156,7 +242,12 @@ const scenes = {
     const other = await loadModel(folder, { threads: 1 + random(3) });
     const { text, options, generation } = prompts[which];
     setTimeout(() => other.dispose(), random(300));
-    await allowing(['ERR_DISPOSED'], () => other.complete(text, { ...options, ...generation }));
+    await allowing(['ERR_DISPOSED'], async () => {
+      const session = other.createSession(options);
+      await session.append(text);
+      await other.restore(await session.snapshot());
+      await other.complete(text, { ...options, ...generation });
+    });
     other.dispose();
   },
   async worker(which) {
@@ -167,7 +258,13 @@ const scenes = {
       const model = await loadModel(${JSON.stringify(folder)});
       const session = model.createSession();
       await session.append(${JSON.stringify(prompts[which].text)});
-      for await (const _ of session.generate({ stopTokens: [] })) continue;
+      const saving = async () => {
+        for (;;) (await model.restore(await session.snapshot())).dispose();
+      };
+      const generating = async () => {
+        for await (const _ of session.fork().generate({ stopTokens: [] })) continue;
+      };
+      await Promise.all([generating(), saving()]);
     `;
     const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(source)}`));
     await sleep(random(600));
@@ -199,12 +296,20 @@ async function observer() {
   let minute = 0;
   while (running()) {
     await sleep(Math.min(60_000, Math.max(0, end - Date.now())));
-    collect();
+    // What nobody holds goes some turns of the event loop after it was found.
+    for (let i = 0; i < 5; ++i) {
+      collect();
+      await sleep(20);
+    }
     const { rss } = process.memoryUsage();
+    const { sessions, caches } = model.memory();
     const scenesRun = Object.values(counts).reduce((a, b) => a + b, 0);
-    console.log(`minute ${++minute}: ${scenesRun} scenes, RSS ${megabytes(rss)} MiB`);
+    console.log(
+      `minute ${++minute}: ${scenesRun} scenes, RSS ${megabytes(rss)} MiB, ` +
+        `${sessions} sessions, caches ${megabytes(caches)} MiB`,
+    );
     // The first minutes fill pools and caches.
-    if (minute === 3) settled = rss;
+    if (minute === 5) settled = rss;
     if (settled !== undefined && rss > settled + (256 << 20)) {
       throw new Error(`RSS grew from ${megabytes(settled)} to ${megabytes(rss)} MiB`);
     }
@@ -212,13 +317,22 @@ async function observer() {
 }
 
 await Promise.all([...Array.from({ length: 12 }, actor), observer()]);
-const held = () => model.memory().sessions + model.memory().caches;
-for (let i = 0; i < 500 && held() > 0; ++i) {
+/** Sessions, and bytes of rows that are not the prefix cache's. */
+function left() {
+  const { sessions, caches, prefixCache } = model.memory();
+  return { sessions, bytes: Math.max(0, caches - prefixCache.bytes) };
+}
+for (let i = 0; i < 500 && left().sessions + left().bytes > 0; ++i) {
   void collect();
   await sleep(10);
 }
-const { sessions, caches } = model.memory();
-if (sessions !== 0 || caches !== 0) {
-  throw new Error(`${sessions} sessions and ${caches} bytes of caches are left`);
+const { sessions, bytes } = left();
+if (sessions !== 0 || bytes !== 0) {
+  throw new Error(`${sessions} sessions and ${bytes} bytes of caches are left`);
 }
-console.log(counts);
+const { prefixCache } = model.memory();
+if (prefixCache.bytes > prefixBytes)
+  throw new Error(`a prefix cache of ${prefixCache.bytes} bytes`);
+const remains = readdirSync(scratch);
+if (remains.length > 0) throw new Error(`files are left: ${remains}`);
+console.log(counts, prefixCache);
