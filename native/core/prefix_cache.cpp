@@ -85,7 +85,7 @@ void PrefixCache::count(const Session& entry, int32_t by) {
   cache.count(blocks_, by);
   stats_.bytes += size() - before;
   for (const Session::SavedRow& saved : entry.savedRows()) {
-    const uint64_t rowBytes = saved.row->size() * sizeof(float);
+    const uint64_t rowBytes = saved.row->bytes();
     const auto at = savedRows_.try_emplace(saved.row.get(), 0).first;
     if (at->second == 0) stats_.bytes += rowBytes;
     at->second += by;

@@ -172,7 +172,9 @@ void Session::beginLike(const Session& other, int32_t at) {
 void Session::saveHidden(int32_t at, std::span<const float> row) {
   const bool endsLine = policy_->anyAnchored() && sequence_.state.closesLine(at);
   dropSaved(at);  // of a pass that failed after it had saved some
-  saved_.push_back({at, endsLine, std::make_shared<std::vector<float>>(row.begin(), row.end())});
+  auto saved = std::make_shared<HiddenRow>(model_->context(), row.size());
+  std::copy(row.begin(), row.end(), saved->data());
+  saved_.push_back({at, endsLine, std::move(saved)});
 }
 
 bool Session::hasHidden(int32_t at) const {
@@ -262,7 +264,7 @@ void Session::restore(const SessionState& given) {
   const auto hiddenSize = static_cast<size_t>(config.hiddenSize);
   for (const int32_t at : given.saved) {
     const bool endsLine = policy_->anyAnchored() && sequence_.state.closesLine(at);
-    saved_.push_back({at, endsLine, std::make_shared<std::vector<float>>(hiddenSize)});
+    saved_.push_back({at, endsLine, std::make_shared<HiddenRow>(model_->context(), hiddenSize)});
   }
   sequence_.ids = given.ids;
   sequence_.cache.allocate(given.released, given.cached, sequence_.state.keptCount());

@@ -7,8 +7,10 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
+#include "core/device.h"
 #include "core/model.h"
 #include "core/policy.h"
 
@@ -33,6 +35,27 @@ struct SessionState {
   std::vector<int32_t> released;  // (layers) lowest row that each still holds
   std::vector<int32_t> saved;     // positions of the saved residual rows, ascending
   uint64_t rowBytes = 0;          // of the rows, as snapshot.h streams them
+};
+
+// A residual row after the last layer (hiddenSize), counted with the caches.
+class HiddenRow {
+ public:
+  HiddenRow(std::shared_ptr<DeviceContext> context, size_t size)
+      : context_(std::move(context)), account_(context_), values_(size) {
+    account_.add(bytes(), "the cache");
+    context_->cacheBytes += bytes();
+  }
+  ~HiddenRow() { context_->cacheBytes -= bytes(); }
+  HiddenRow(const HiddenRow&) = delete;
+  HiddenRow& operator=(const HiddenRow&) = delete;
+
+  float* data() { return values_.data(); }
+  size_t bytes() const { return values_.size() * sizeof(float); }
+
+ private:
+  std::shared_ptr<DeviceContext> context_;
+  DeviceAccount account_;
+  std::vector<float> values_;
 };
 
 struct Job;  // executor.h
@@ -89,7 +112,7 @@ class Session {
   struct SavedRow {
     int32_t position;
     bool endsLine;
-    std::shared_ptr<std::vector<float>> row;  // (hiddenSize), shared by forks
+    std::shared_ptr<HiddenRow> row;  // shared by forks
   };
   std::span<const SavedRow> savedRows() const { return saved_; }
 

@@ -33,7 +33,7 @@ struct TensorSpec {
     uint64_t length;
   };
   std::vector<Part> parts;
-  std::shared_ptr<const LoraSpec> lora;  // null: none
+  std::shared_ptr<const LoraSpec> lora = nullptr;  // none
 };
 
 // An adapter's change of a matrix (rows, cols), to be merged into a copy of it.
