@@ -3,7 +3,7 @@
 // A linker binds a function to its newest version, and a C library without that version refuses
 // the whole addon, however little has changed. These definitions stand before the C library's,
 // for the addon alone, and lead to versions that every one has. Part of prebuilt binaries only;
-// scripts/prebuild.mjs checks what is left.
+// scripts/binary.mjs checks what is left.
 #include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
