@@ -1,0 +1,119 @@
+"""Chooses which layers stay dense, greedily by KL divergence from the model's own attention."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .attention import Anchors
+from .layout import Layout, build_layout
+from .settings import Policy
+
+
+def kl_sum(dense: Tensor, logits: Tensor, rows: int = 512) -> float:
+    """Sum over tokens of KL(dense || other) in nats, from two (T, vocabulary) logits."""
+    total = 0.0
+    for p, q in zip(dense.split(rows), logits.split(rows)):
+        p, q = p.float().log_softmax(-1), q.float().log_softmax(-1)
+        total += float((p.exp() * (p - q)).sum(dtype=torch.float64))
+    return total
+
+
+@dataclass
+class Window:
+    """One text: its ids, what the dense model makes of it, and the states to go on from."""
+
+    ids: Tensor  # (1, T)
+    dense: Tensor  # (T, vocabulary) logits of ordinary attention
+    layout: Layout
+    # (layers) the input of each layer, (1, T, hidden), under the layers chosen so far
+    inputs: list[Tensor]
+
+
+class Search:
+    """Tries layers one by one on a few texts.
+
+    A layer's change leaves the layers below it as they are, so a trial begins at that layer; and
+    since no token's divergence is negative, it ends where its sum exceeds the best one so far.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, anchors: Anchors, policy: Policy, texts: Iterable[Tensor]
+    ) -> None:
+        """`policy`: all but which layers are dense; without layer-wise attention. `texts`: ids
+        (1, T) of each."""
+        if policy.source_layer >= 0:
+            raise ValueError("layers are chosen without layer-wise attention")
+        self.model, self.decoder = model, model.get_decoder()
+        self.layers = model.config.num_hidden_layers
+        self.policy = replace(policy, dense=(False,) * self.layers)
+        self.chosen: list[int] = []
+        self.windows: list[Window] = []
+        heads = model.config.num_key_value_heads
+        inverse = self.decoder.rotary_emb.inv_freq
+        with torch.no_grad():
+            for ids in texts:
+                with anchors.plain():
+                    dense = model(input_ids=ids).logits[0]
+                layout = build_layout(ids, self.policy, heads, inverse)
+                self.windows.append(Window(ids, dense, layout, []))
+        self.tokens = sum(window.ids.shape[1] for window in self.windows)
+        self._go_through()
+
+    def _policy(self, dense: Iterable[int]) -> Policy:
+        return replace(self.policy, dense=tuple(layer in dense for layer in range(self.layers)))
+
+    @torch.no_grad()
+    def _run(self, window: Window, dense: Iterable[int], start: int, keep: bool = False) -> float:
+        """KL sum of a window, its layers from `start` on computed anew."""
+        layout = replace(window.layout, policy=self._policy(dense))
+        hidden = window.inputs[start] if start > 0 else self.decoder.embed_tokens(window.ids)
+        positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        turns = self.decoder.rotary_emb(hidden, position_ids=positions)
+        inputs = []
+        for layer in self.decoder.layers[start:]:
+            inputs.append(hidden)
+            hidden = layer(
+                hidden,
+                attention_mask=None,
+                position_ids=positions,
+                position_embeddings=turns,
+                anchors=layout,
+            )
+        if keep:
+            window.inputs[start:] = inputs
+        logits = self.model.lm_head(self.decoder.norm(hidden))[0]
+        return kl_sum(window.dense, logits)
+
+    def _go_through(self, start: int = 0) -> float:
+        return sum(self._run(window, self.chosen, start, keep=True) for window in self.windows)
+
+    def divergence(self, dense: Iterable[int]) -> float:
+        """Nats per token with these layers dense."""
+        return sum(self._run(window, list(dense), 0) for window in self.windows) / self.tokens
+
+    def step(
+        self, candidates: Iterable[int], tick: Callable[[], None] = lambda: None
+    ) -> dict[int, float]:
+        """Makes the best one of `candidates` dense. Returns nats per token by candidate, best
+        first; infinite for those that were given up."""
+        found: dict[int, float] = {}
+        best = math.inf
+        for layer in candidates:
+            total = 0.0
+            for window in self.windows:
+                total += self._run(window, [*self.chosen, layer], layer)
+                if total > best:
+                    total = math.inf
+                    break
+            found[layer] = total / self.tokens
+            best = min(best, total)
+            tick()
+        found = dict(sorted(found.items(), key=lambda entry: entry[1]))
+        first = next(iter(found))
+        self.chosen.append(first)
+        self._go_through(first)
+        return found

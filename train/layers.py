@@ -1,0 +1,139 @@
+"""Finds the layers of a model that should stay dense: greedy by KL divergence from its own logits.
+
+    python train/layers.py MODEL --texts valid.jsonl.xz --out layers \\
+        --number 4 --window 64 --compare 17,18,20,23
+
+Writes OUT/layers.json and OUT/layers.svg, prints a table. `--compare` measures other sets beside
+the one found, on texts that the search did not see.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM
+
+from anchorcoder_train.attention import attach
+from anchorcoder_train.dense import Search
+from anchorcoder_train.measure import text_ids
+from anchorcoder_train.plots import figure, save
+from anchorcoder_train.settings import read_folder, resolve
+from anchorcoder_train.texts import read_lines
+from anchorcoder_train.vocabulary import Vocabulary
+
+
+def windows(
+    vocabulary: Vocabulary, options: argparse.Namespace, words: dict | None
+) -> Iterator[torch.Tensor]:
+    """(1, length) first ids of each text that is long enough."""
+    for document in read_lines(options.texts):
+        ids = text_ids(vocabulary, document.text, words)[: options.length]
+        if len(ids) == options.length:
+            yield torch.tensor(ids, device=options.device)[None]
+
+
+def evenly(layers: int, number: int) -> list[int]:
+    """As many layers as were found, every so many: AnchorCoder's layout."""
+    return [index * layers // number for index in range(number)]
+
+
+def draw(rounds: list[dict[int, float]], path: Path) -> None:
+    drawn, axes = figure("Divergence by the layer that becomes dense", "layer", "nats per token")
+    for number, found in enumerate(rounds):
+        tried = sorted((layer, kl) for layer, kl in found.items() if math.isfinite(kl))
+        axes.plot(*zip(*tried), marker="o", markersize=3, label=f"{number + 1} dense")
+    axes.legend()
+    save(drawn, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="Hugging Face folder")
+    parser.add_argument("--texts", type=Path, required=True, help="documents as JSON lines")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--number", type=int, default=4, help="dense layers to find")
+    parser.add_argument("--candidates", type=int, help="layers tried after the first round")
+    parser.add_argument(
+        "--window", type=int, default=64, help="neighbours that anchored layers see"
+    )
+    parser.add_argument("--sinks", type=int, default=1)
+    parser.add_argument("--tokens", type=json.loads, help="anchor ids as JSON; newlines without it")
+    parser.add_argument("--length", type=int, default=2048, help="ids of a text")
+    parser.add_argument("--search", type=int, default=3, help="texts to search with")
+    parser.add_argument("--fresh", type=int, default=3, help="other texts to compare sets on")
+    parser.add_argument("--compare", action="append", default=[], help="layers, such as 0,8,16")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+
+    words = read_folder(options.model)
+    vocabulary = Vocabulary(options.model)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype)
+    model = model.eval().to(options.device)
+    layers = model.config.num_hidden_layers
+    policy = {
+        "kind": "anchor",
+        "tokens": options.tokens or (words or {}).get("tokens", "newline"),
+        "per": "none",
+        "source_layer": None,
+        "window": options.window,
+        "sinks": options.sinks,
+    }
+    resolved = resolve(policy, words, layers, vocabulary)
+    anchors = attach(model, resolved)
+    texts = windows(vocabulary, options, words)
+    taken = [text for text, _ in zip(texts, range(options.search))]
+    if not taken:
+        raise SystemExit(f"{options.texts} has no text of {options.length} ids")
+    search = Search(model, anchors, resolved, taken)
+
+    rounds: list[dict[int, float]] = []
+    order = list(range(layers))
+    for number in range(options.number):
+        bar = tqdm(order, desc=f"{number + 1} dense", unit="layer", file=sys.stderr)
+        found = search.step(order, bar.update)
+        bar.close()
+        rounds.append(found)
+        order = [layer for layer in found if layer not in search.chosen][: options.candidates]
+        print(f"{sorted(search.chosen)}: {next(iter(found.values())):.4f}", flush=True)
+
+    chosen = sorted(search.chosen)
+    sets = [chosen, [], evenly(layers, len(chosen)), *map(_layers, options.compare)]
+    fresh = [text for text, _ in zip(texts, range(options.fresh))]
+    compared = []
+    if fresh:
+        test = Search(model, anchors, resolved, fresh)
+        compared = [{"dense": dense, "kl": test.divergence(dense)} for dense in sets]
+        for entry in compared:
+            print(f"fresh text, {entry['dense']}: {entry['kl']:.4f}")
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = {
+        "model": options.model.name,
+        "policy": policy,
+        "tokens": search.tokens,
+        "length": options.length,
+        "dense_layers": chosen,
+        "rounds": [
+            {layer: kl if math.isfinite(kl) else None for layer, kl in found.items()}
+            for found in rounds
+        ],
+        "fresh": compared,
+    }
+    (options.out / "layers.json").write_text(json.dumps(report, indent=1) + "\n")
+    draw(rounds, options.out / "layers.svg")
+
+
+def _layers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    main()
