@@ -61,39 +61,45 @@ class Search:
                 layout = build_layout(ids, self.policy, heads, inverse)
                 self.windows.append(Window(ids, dense, layout, []))
         self.tokens = sum(window.ids.shape[1] for window in self.windows)
-        self._go_through()
+        self._keep(0)
 
     def _policy(self, dense: Iterable[int]) -> Policy:
         return replace(self.policy, dense=tuple(layer in dense for layer in range(self.layers)))
 
     @torch.no_grad()
-    def _run(self, window: Window, dense: Iterable[int], start: int, keep: bool = False) -> float:
-        """KL sum of a window, its layers from `start` on computed anew."""
+    def _states(self, window: Window, dense: Iterable[int], start: int) -> list[Tensor]:
+        """(1, T, hidden) inputs of the layers from `start` on, and the output of the last one."""
         layout = replace(window.layout, policy=self._policy(dense))
         hidden = window.inputs[start] if start > 0 else self.decoder.embed_tokens(window.ids)
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
         turns = self.decoder.rotary_emb(hidden, position_ids=positions)
-        inputs = []
+        states = [hidden]
         for layer in self.decoder.layers[start:]:
-            inputs.append(hidden)
-            hidden = layer(
-                hidden,
-                attention_mask=None,
-                position_ids=positions,
-                position_embeddings=turns,
-                anchors=layout,
+            states.append(
+                layer(
+                    states[-1],
+                    attention_mask=None,
+                    position_ids=positions,
+                    position_embeddings=turns,
+                    anchors=layout,
+                )
             )
-        if keep:
-            window.inputs[start:] = inputs
-        logits = self.model.lm_head(self.decoder.norm(hidden))[0]
-        return kl_sum(window.dense, logits)
+        return states
 
-    def _go_through(self, start: int = 0) -> float:
-        return sum(self._run(window, self.chosen, start, keep=True) for window in self.windows)
+    @torch.no_grad()
+    def _sum(self, window: Window, dense: Iterable[int], start: int) -> float:
+        """KL sum of a window, its layers from `start` on computed anew."""
+        last = self._states(window, dense, start)[-1]
+        return kl_sum(window.dense, self.model.lm_head(self.decoder.norm(last))[0])
+
+    def _keep(self, start: int) -> None:
+        """Remembers the inputs of the layers from `start` on, under the layers chosen so far."""
+        for window in self.windows:
+            window.inputs[start:] = self._states(window, self.chosen, start)[:-1]
 
     def divergence(self, dense: Iterable[int]) -> float:
         """Nats per token with these layers dense."""
-        return sum(self._run(window, list(dense), 0) for window in self.windows) / self.tokens
+        return sum(self._sum(window, list(dense), 0) for window in self.windows) / self.tokens
 
     def step(
         self, candidates: Iterable[int], tick: Callable[[], None] = lambda: None
@@ -105,7 +111,7 @@ class Search:
         for layer in candidates:
             total = 0.0
             for window in self.windows:
-                total += self._run(window, [*self.chosen, layer], layer)
+                total += self._sum(window, [*self.chosen, layer], layer)
                 if total > best:
                     total = math.inf
                     break
@@ -115,5 +121,5 @@ class Search:
         found = dict(sorted(found.items(), key=lambda entry: entry[1]))
         first = next(iter(found))
         self.chosen.append(first)
-        self._go_through(first)
+        self._keep(first)
         return found

@@ -1,0 +1,78 @@
+"""Writes what the engine loads: a Hugging Face folder with an `anchors` block in its config, or a
+PEFT adapter with `anchors.json` beside it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from .build import Built
+from .recipe import Recipe
+
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def block_of(recipe: Recipe, built: Built) -> dict[str, object] | None:
+    """The `anchors` block: the recipe's words, and those spelt out that it leaves open."""
+    if recipe.anchors is None:
+        return None
+    policy = built.policy
+    block = {
+        **recipe.anchors,
+        # A list of every newline's id would be long; the word says the same.
+        "tokens": recipe.anchors.get("tokens", list(policy.anchor_ids)),
+        "insert": built.insert,
+        "window": policy.window,
+        "sinks": policy.sinks,
+        "multi_head_positions": policy.multi_head_positions,
+    }
+    if policy.source_layer < 0:
+        block["source_layer"] = None
+    return block
+
+
+def _copy_tokenizer(recipe: Recipe, out: Path) -> None:
+    for name in _TOKENIZER:
+        if (recipe.tokenizer / name).exists():
+            shutil.copyfile(recipe.tokenizer / name, out / name)
+
+
+def _plain_model(built: Built) -> PreTrainedModel:
+    model = built.model
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+
+
+def export_model(recipe: Recipe, built: Built, out: Path, dtype: torch.dtype) -> None:
+    """Writes the whole model, an adapter merged into it. The model can't be trained on then."""
+    model = _plain_model(built).to(dtype)
+    vocabulary = built.vocabulary
+    model.config.bos_token_id, model.config.eos_token_id = vocabulary.bos_id, vocabulary.eos_id
+    model.config.use_cache = True
+    # Readers that don't know anchors read it with their usual attention.
+    model.set_attn_implementation("sdpa")
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    path = out / "config.json"
+    config = json.loads(path.read_text())
+    block = block_of(recipe, built)
+    if block is not None:
+        config["anchors"] = block
+    path.write_text(json.dumps(config, indent=2) + "\n")
+    _copy_tokenizer(recipe, out)
+    own = (recipe.base or recipe.tokenizer) / "generation_config.json"
+    if own.exists():
+        shutil.copyfile(own, out / "generation_config.json")
+
+
+def export_adapter(recipe: Recipe, built: Built, out: Path) -> None:
+    """Writes the adapter and `anchors.json`. Raises ValueError for a model without an adapter."""
+    if not isinstance(built.model, PeftModel):
+        raise ValueError(f'a model of mode "{recipe.mode}" has no adapter')
+    out.mkdir(parents=True, exist_ok=True)
+    built.model.save_pretrained(out, save_embedding_layers=False)
+    text = json.dumps(block_of(recipe, built), indent=2)
+    (out / "anchors.json").write_text(text + "\n")
+    _copy_tokenizer(recipe, out)
