@@ -75,6 +75,8 @@ def anchor_attention(
     policy, layer = anchors.policy, module.layer_idx
     if anchors.cos is not None:
         key = _rotate(key, anchors.cos, anchors.sin)
+    # Under autocast the turned ones are wider than the values.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if layer == policy.source_layer:
         anchors.source = (key, value)
     doubled = policy.is_consumer(layer)

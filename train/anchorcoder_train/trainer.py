@@ -137,9 +137,9 @@ class Trainer:
     def _step(self, progress: float) -> dict[str, float]:
         """One update. Returns what the log says of it, averaged over all devices."""
         recipe, accelerator, data = self.recipe, self.accelerator, self.recipe.data
-        # Of this update, not of the one before: the first one has a rate too.
-        of_step = 1 / recipe.budget.steps if recipe.budget.steps else 0.0
-        rate = self._set_rates(rate_factor(min(1.0, progress + of_step), recipe.optimizer))
+        # In the middle of the step, so that the first one and the last one have a rate too.
+        half = 0.5 / recipe.budget.steps if recipe.budget.steps else 0.0
+        rate = self._set_rates(rate_factor(min(1.0, progress + half), recipe.optimizer))
         window = self.built.policy.window
         if recipe.anchors is not None:
             window = ramp_window(progress, recipe.ramp, window)

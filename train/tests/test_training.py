@@ -36,13 +36,15 @@ def fall(trainer: Trainer) -> float:
     return sum(found[-3:]) / sum(found[:3])
 
 
-def test_from_scratch(tmp_path: Path):
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_from_scratch(tmp_path: Path, precision: str):
     small.prepare(tmp_path)
-    trainer = train(small.recipe(tmp_path), tmp_path / "run")
+    trainer = train(small.recipe(tmp_path, precision=precision), tmp_path / "run")
     assert len(losses(trainer)) == 20 and fall(trainer) < 0.7
     (measured,) = trainer.valid.rows()
     # Better than chance, and the anchor is learnt first.
     assert 0 < float(measured["nats_per_byte"]) < 3
+    assert float(trainer.log.rows()[-1]["lr"]) > 0
     assert (tmp_path / "run" / "loss.svg").stat().st_size > 0
 
 
