@@ -42,6 +42,16 @@ def evenly(layers: int, number: int) -> list[int]:
     return [index * layers // number for index in range(number)]
 
 
+def table(rounds: list[dict[int, float]], layers: int) -> str:
+    """Nats per token by layer and round; empty where a layer was not tried or was given up."""
+    lines = ["layer " + "".join(f"{number + 1:>9} dense" for number in range(len(rounds)))]
+    for layer in range(layers):
+        found = [one.get(layer, math.inf) for one in rounds]
+        cells = (f"{kl:15.4f}" if math.isfinite(kl) else " " * 15 for kl in found)
+        lines.append(f"{layer:5} " + "".join(cells).rstrip())
+    return "\n".join(lines)
+
+
 def draw(rounds: list[dict[int, float]], path: Path) -> None:
     drawn, axes = figure("Divergence by the layer that becomes dense", "layer", "nats per token")
     for number, found in enumerate(rounds):
@@ -104,6 +114,7 @@ def main() -> None:
         order = [layer for layer in found if layer not in search.chosen][: options.candidates]
         print(f"{sorted(search.chosen)}: {next(iter(found.values())):.4f}", flush=True)
 
+    print(table(rounds, layers))
     chosen = sorted(search.chosen)
     sets = [chosen, [], evenly(layers, len(chosen)), *map(_layers, options.compare)]
     fresh = [text for text, _ in zip(texts, range(options.fresh))]

@@ -1,0 +1,1 @@
+"""Makes models with anchor attention: text, attention in transformers, recipes, export."""

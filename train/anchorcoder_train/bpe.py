@@ -1,12 +1,14 @@
 """Trains a byte-level tokenizer in which a newline is always an id of its own."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from .settings import ANCHOR_TEXT
+from .vocabulary import Vocabulary, copy_tokenizer
 
 END, SUFFIX_MARK, PREFIX_MARK = "<|endoftext|>", "<|fim_suffix|>", "<|fim_prefix|>"
 CONTROL = [END, ANCHOR_TEXT, SUFFIX_MARK, PREFIX_MARK]
@@ -51,8 +53,6 @@ def train_tokenizer(texts: Iterable[str], size: int, out: Path, context: int) ->
 def add_anchor(base: Path, out: Path) -> int:
     """Copies a tokenizer with `<ANCHOR>` added as a control token; returns its id, the first one
     that the tokenizer does not use. Raises ValueError where it is there already."""
-    from .vocabulary import Vocabulary
-
     vocabulary = Vocabulary(base)
     if vocabulary.anchor_id is not None:
         raise ValueError(f"the tokenizer in {base} has {ANCHOR_TEXT} already")
@@ -61,10 +61,10 @@ def add_anchor(base: Path, out: Path) -> int:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     token = {"id": id, "content": ANCHOR_TEXT, **flags, "special": True}
     tokenizer.setdefault("added_tokens", []).append(token)
-    out.mkdir(parents=True, exist_ok=True)
+    copy_tokenizer(base, out)
+    # Which ids begin and end texts is said here, too.
+    if (base / "generation_config.json").exists():
+        shutil.copyfile(base / "generation_config.json", out / "generation_config.json")
     text = json.dumps(tokenizer, ensure_ascii=False, indent=2)
     (out / "tokenizer.json").write_text(text, encoding="utf-8")
-    for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
-        if (base / name).exists():
-            (out / name).write_bytes((base / name).read_bytes())
     return id

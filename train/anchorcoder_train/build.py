@@ -88,7 +88,7 @@ def build(recipe: Recipe) -> Built:
     layers = model.config.num_hidden_layers
     policy = plain_policy(layers)
     if words is not None:
-        policy = resolve({"kind": "anchor"}, words, layers, vocabulary)
+        policy = resolve({"kind": recipe.policy}, words, layers, vocabulary)
     if recipe.gradient_checkpointing:
         # The other kind would cut off what flows to the source layer.
         model.gradient_checkpointing_enable({"use_reentrant": False})

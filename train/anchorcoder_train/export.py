@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 
 from .build import Built
 from .recipe import Recipe
-
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+from .vocabulary import copy_tokenizer
 
 
 def block_of(recipe: Recipe, built: Built) -> dict[str, object] | None:
@@ -26,18 +25,16 @@ def block_of(recipe: Recipe, built: Built) -> dict[str, object] | None:
         "tokens": recipe.anchors.get("tokens", list(policy.anchor_ids)),
         "insert": built.insert,
         "window": policy.window,
-        "sinks": policy.sinks,
+        # AnLLM keeps none, which a block can't say and its policy does not ask.
+        "sinks": max(1, policy.sinks),
         "multi_head_positions": policy.multi_head_positions,
     }
     if policy.source_layer < 0:
         block["source_layer"] = None
+    if not any(policy.dense):
+        block.pop("dense_layers", None)
+        block["per"] = "none"
     return block
-
-
-def _copy_tokenizer(recipe: Recipe, out: Path) -> None:
-    for name in _TOKENIZER:
-        if (recipe.tokenizer / name).exists():
-            shutil.copyfile(recipe.tokenizer / name, out / name)
 
 
 def _plain_model(built: Built) -> PreTrainedModel:
@@ -48,8 +45,11 @@ def _plain_model(built: Built) -> PreTrainedModel:
 def export_model(recipe: Recipe, built: Built, out: Path, dtype: torch.dtype) -> None:
     """Writes the whole model, an adapter merged into it. The model can't be trained on then."""
     model = _plain_model(built).to(dtype)
-    vocabulary = built.vocabulary
-    model.config.bos_token_id, model.config.eos_token_id = vocabulary.bos_id, vocabulary.eos_id
+    if recipe.mode == "scratch":
+        vocabulary = built.vocabulary
+        # A new model's configs have the defaults of its class.
+        for config in (model.config, model.generation_config):
+            config.bos_token_id, config.eos_token_id = vocabulary.bos_id, vocabulary.eos_id
     model.config.use_cache = True
     # Readers that don't know anchors read it with their usual attention.
     model.set_attn_implementation("sdpa")
@@ -61,7 +61,7 @@ def export_model(recipe: Recipe, built: Built, out: Path, dtype: torch.dtype) ->
     if block is not None:
         config["anchors"] = block
     path.write_text(json.dumps(config, indent=2) + "\n")
-    _copy_tokenizer(recipe, out)
+    copy_tokenizer(recipe.tokenizer, out)
     own = (recipe.base or recipe.tokenizer) / "generation_config.json"
     if own.exists():
         shutil.copyfile(own, out / "generation_config.json")
@@ -75,4 +75,4 @@ def export_adapter(recipe: Recipe, built: Built, out: Path) -> None:
     built.model.save_pretrained(out, save_embedding_layers=False)
     text = json.dumps(block_of(recipe, built), indent=2)
     (out / "anchors.json").write_text(text + "\n")
-    _copy_tokenizer(recipe, out)
+    copy_tokenizer(recipe.tokenizer, out)

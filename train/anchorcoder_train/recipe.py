@@ -93,6 +93,7 @@ class Recipe:
     base: Path | None = None  # folder of the model to train on
     model: dict[str, Any] | None = None  # config of the model to make, for `scratch`
     anchors: dict[str, Any] | None = None  # block of config.json; null: ordinary attention
+    policy: Literal["anchor", "ansan"] = "anchor"  # ansan: AnLLM's mask, of which `tokens` counts
     loss: Loss = field(default_factory=Loss)
     lora: Lora = field(default_factory=Lora)
     optimizer: Optimizer = field(default_factory=Optimizer)

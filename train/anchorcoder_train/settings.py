@@ -27,7 +27,7 @@ _POLICY_WORDS = {
     "consumers_above": _COUNT,
     "multi_head_positions": "true or false",
     "window": _COUNT,
-    "sinks": _COUNT,
+    "sinks": "an integer, 1 or more",
 }
 _BLOCK_WORDS = {**_POLICY_WORDS, "insert": "an id, a token or null", "indent": '"none" or "tab4"'}
 
@@ -89,7 +89,7 @@ _CHECKS = {
     "consumers_above": _is_count,
     "multi_head_positions": lambda v: isinstance(v, bool),
     "window": _is_count,
-    "sinks": _is_count,
+    "sinks": lambda v: _is_count(v, 1),
     "insert": lambda v: v is None or _is_count(v) or (isinstance(v, str) and v != ""),
     "indent": lambda v: v in ("none", "tab4"),
 }
@@ -229,11 +229,11 @@ def resolve(
             size = own.pop("size", None)
             if not _is_count(size, 1):
                 raise ValueError(f'expected "size" to be an integer, 1 or more, but got {size!r}')
-            own = check_words(
-                own, "policy", {w: _POLICY_WORDS[w] for w in ("sinks", "dense_layers")}
-            )
+            sinks = own.pop("sinks", DEFAULT_WINDOW_SINKS)
+            if not _is_count(sinks):
+                raise ValueError(f'expected "sinks" to be {_COUNT}, but got {sinks!r}')
+            own = check_words(own, "policy", {"dense_layers": _POLICY_WORDS["dense_layers"]})
             dense = _dense({"dense_layers": own.get("dense_layers", [])}, layers)
-            sinks = own.get("sinks", DEFAULT_WINDOW_SINKS)
             return _checked(Policy(dense=dense, window=size, sinks=sinks, **kept))
         case "anchor":
             line = own.pop("line", True)

@@ -5,6 +5,7 @@ Text is never parsed for control tokens: a file that spells one is text like any
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,17 @@ _MARK_SETS = (
 _ROLES = ["bos", "eos", "unk", "sep", "pad", "cls", "mask", "prefix", "middle", "suffix", "eot"]
 _NO_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False}
 PREFIX, SUFFIX = "{prefix}", "{suffix}"
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_FILES += ("added_tokens.json", "chat_template.jinja")
 Json = dict[str, Any]
+
+
+def copy_tokenizer(folder: Path, out: Path) -> None:
+    """Copies what belongs to a tokenizer, of whatever is there."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in _FILES:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, out / name)
 
 
 def _read(folder: Path, name: str) -> Json:

@@ -115,6 +115,7 @@ def test_settings_are_read_in_both_spellings():
     ("block", "message"),
     [
         ({"windw": 3}, "unknown word"),
+        ({"sinks": 0}, '"sinks" to be an integer, 1 or more'),
         ({"window": -1}, '"window" to be an integer'),
         ({"tokens": "lines"}, '"tokens" to be'),
         ({"per": True}, '"per" to be'),
@@ -132,6 +133,7 @@ def test_wrong_words_are_refused(block: dict, message: str):
         ({"kind": "anchor", "dense_layers": [4], "tokens": [0]}, "different layers from 0 to 3"),
         ({"kind": "anchor", "line": False, "tokens": [0]}, '"window" to be 1 or more'),
         ({"kind": "window", "size": 0}, '"size" to be'),
+        ({"kind": "window", "size": 1, "sinks": -1}, '"sinks" to be'),
         ({"kind": "none"}, '"kind" to be one of'),
         ({"kind": "anchor", "per": 8}, "no tokenizer"),
     ],

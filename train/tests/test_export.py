@@ -28,9 +28,9 @@ def logits(trainer: Trainer, ids: list[int]) -> np.ndarray:
         return trainer.built.model(input_ids=torch.tensor([ids])).logits[0].numpy()
 
 
-def compare(expected: np.ndarray, folder: Path, ids: list[int]) -> None:
+def compare(expected: np.ndarray, folder: Path, ids: list[int], kind: str = "anchor") -> None:
     """The engine with nothing but the folder gives the same logits."""
-    (theirs,) = engine.logits(folder, ids, [{"kind": "anchor"}])
+    (theirs,) = engine.logits(folder, ids, [{"kind": kind}])
     assert np.abs(theirs - expected).max() < BOUND * np.abs(expected).max()
 
 
@@ -51,9 +51,24 @@ def test_from_scratch(tmp_path: Path):
     compare(expected, out, ids)
     block = json.loads((out / "config.json").read_text())["anchors"]
     assert block["dense_layers"] == [0] and block["tokens"] == [0, 1] and block["insert"] == 1
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((out / name).read_text())
+        assert config["bos_token_id"] == config["eos_token_id"] == 0
     # And it is read here as it was trained.
     again = resolve({"kind": "anchor"}, read_folder(out), 4, Vocabulary(out))
     assert again == trainer.built.policy
+
+
+def test_anllm(tmp_path: Path):
+    small.prepare(tmp_path)
+    recipe = small.recipe(tmp_path, policy="ansan", budget={"steps": 3})
+    trainer = Trainer(recipe, tmp_path / "run")
+    trainer.run()
+    vocabulary = trainer.built.vocabulary
+    ids = vocabulary.first_ids + vocabulary.encode_anchored([TEXT], 1)[0]
+    expected = logits(trainer, ids)
+    export_model(recipe, trainer.built, tmp_path / "model", torch.float32)
+    compare(expected, tmp_path / "model", ids, "ansan")
 
 
 def test_a_merged_retrofit_with_an_inserted_anchor(tmp_path: Path):

@@ -78,6 +78,7 @@ def test_the_command(tmp_path: Path):
     command += ["--length", "120", "--search", "1", "--fresh", "1", "--candidates", "3"]
     done = subprocess.run(command, cwd=engine.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 2 + 1 + 16 + 3
     report = json.loads((tmp_path / "layers.json").read_text())
     assert len(report["dense_layers"]) == 2 and len(report["rounds"]) == 2
     assert [entry["dense"] for entry in report["fresh"]] == [report["dense_layers"], [], [0, 8]]
