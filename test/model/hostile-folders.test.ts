@@ -346,7 +346,7 @@ test('files that are none', async () => {
       'an adapter',
       without(weights, put('adapter_config.json')),
       unsupported,
-      /is an adapter .* merge it/,
+      /is an adapter .* name this folder in the option/,
     ],
     [
       'an adapter alone',
