@@ -2,6 +2,7 @@
 #include "core/cache.h"
 
 #include <algorithm>
+#include <atomic>
 
 namespace anchorcoder {
 
@@ -38,7 +39,10 @@ void Segment::reserve(const std::shared_ptr<DeviceContext>& context, const Cache
   const auto make = [&] { return std::make_shared<BlockMemory>(context, shape.columnBytes()); };
   // A shared column is copied before its first new row; without old rows in it that is a waste,
   // but such a column exists only after a fork that was cut back to its very border.
-  if (first < columns_.size() && columns_[first].use_count() > 1) {
+  const bool shared = first < columns_.size() && columns_[first].use_count() > 1;
+  // Who shared it until now, on another thread, has read it before it is written.
+  if (!shared) std::atomic_thread_fence(std::memory_order_acquire);
+  if (shared) {
     BlockColumn copy = make();
     context->check(context->ops().copy(context->device(), copy->get(), columns_[first]->get(),
                                        shape.columnBytes()),

@@ -1,6 +1,10 @@
 // Asks cpuid, and the system by way of xgetbv, which kernels can run.
 #include "dispatch.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace anchorcoder {
 namespace {
 
@@ -11,10 +15,15 @@ struct Entry {
 };
 
 #if defined(__x86_64__)
-// gcc's check covers what the system saves on a context switch.
+// Not every compiler knows this one by name. It needs of the system what avx2 does.
+bool hasF16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
+// The compiler's check covers what the system saves on a context switch.
 bool hasAvx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && hasF16c();
 }
 
 bool hasAvx512() {
