@@ -51,7 +51,8 @@ function draw(points, files) {
   const y = scaleLog(range, [bottom, top]);
   const mark = (i, at) => {
     const shape = shapes[Math.floor(i / lightColours.length)];
-    return `  <path class="c${i % lightColours.length}" transform="translate(${at})" d="${shape}"/>`;
+    const colour = `c${i % lightColours.length}`;
+    return `  <path class="${colour}" transform="translate(${at})" d="${shape}"/>`;
   };
   const legend = points.map(({ title, loss, share }, i) => {
     const at = 50 + legendLine * i;

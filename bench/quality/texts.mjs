@@ -10,7 +10,7 @@ const mostIds = 2048;
 /** A word of any language measured here, or what stands between quotes on one line. */
 const copied = /([A-Za-z_$][\w$]{2,})|(["'`])([^"'`\n]{3,})\2/g;
 
-/** Documents (`l` language, `t` text) of a file with one JSON object a line, packed by xz or not. */
+/** Documents (`l` language, `t` text) of a file of JSON lines, packed by xz or not. */
 export function readDocuments(file, count) {
   const most = 2 ** 28;
   const lines = file.endsWith('.xz')
