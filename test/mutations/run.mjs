@@ -18,9 +18,9 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-const test = 'test/model/reference.test.ts';
+const usualTest = 'test/model/reference.test.ts';
 
-/** Each edit replaces a text that occurs exactly once in its file. */
+/** Each edit replaces a text that occurs exactly once in its file; `test` is what has to notice. */
 const mutations = [
   {
     name: 'multi-head positions count from the previous anchor, as the published decode does',
@@ -50,8 +50,30 @@ const mutations = [
     edits: [
       {
         file: 'native/core/session.cpp',
-        from: 'releaseBefore(sequence_.state.windowStart(to))',
-        to: 'releaseBefore(sequence_.state.windowStart(to) + 1)',
+        from: 'releaseBefore(l, sequence_.state.layerStart(l, to, anchoredStart));',
+        to: 'releaseBefore(l, sequence_.state.layerStart(l, to, anchoredStart) + 1);',
+      },
+    ],
+  },
+  {
+    name: 'a snapshot takes the keys of a block from its first row on',
+    test: 'test/model/snapshot.test.ts',
+    edits: [
+      {
+        file: 'native/core/snapshot.cpp',
+        from: 'copy((d * kBlockRows + from) * element, rows * element);',
+        to: 'copy(d * kBlockRows * element, rows * element);',
+      },
+    ],
+  },
+  {
+    name: 'a known prefix is taken one token too far',
+    test: 'test/model/prefix.test.ts',
+    edits: [
+      {
+        file: 'native/core/prefix_cache.cpp',
+        from: 'const int32_t common = commonLength(entry.ids(), session.ids());',
+        to: 'const int32_t common = commonLength(entry.ids(), session.ids()) + 1;',
       },
     ],
   },
@@ -70,7 +92,7 @@ function build(folder) {
 }
 
 /** Whether the tests pass; a crash or a hang is a failure as well. */
-function passes(folder) {
+function passes(folder, test = usualTest) {
   const flags = ['--experimental-vm-modules', '--disable-warning=ExperimentalWarning'];
   const jest = ['node_modules/jest/bin/jest.js', '--bail', test];
   const { status, signal, stderr } = run(folder, process.execPath, [...flags, ...jest], 180_000);
@@ -115,11 +137,11 @@ try {
   console.log('unchanged');
   const fine = build(folder) && passes(folder);
   report('the tests pass on the unchanged engine', fine);
-  for (const { name, edits } of fine ? mutations : []) {
+  for (const { name, test, edits } of fine ? mutations : []) {
     if (wanted.length > 0 && !wanted.some((word) => name.includes(word))) continue;
     const start = Date.now();
     const undo = edits.map((edit) => apply(edit, folder));
-    const noticed = build(folder) && !passes(folder);
+    const noticed = build(folder) && !passes(folder, test);
     for (const step of undo) step();
     report(`${name} (${Math.round((Date.now() - start) / 1000)} s)`, noticed);
   }
