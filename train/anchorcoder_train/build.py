@@ -25,6 +25,7 @@ class Built:
     policy: Policy  # what it is trained for, the ramp's end
     vocabulary: Vocabulary
     insert: int | None  # id of the inserted anchor
+    new_row: int | None  # the same where the base does not have it
     # Another model as the teacher; None: there is none, or it is the model itself.
     teacher: PreTrainedModel | None
 
@@ -99,7 +100,7 @@ def build(recipe: Recipe) -> Built:
     if recipe.loss.kind == "kl" and recipe.loss.teacher != "self":
         teacher = _load(recipe.loss.teacher).eval().requires_grad_(False)
         attach(teacher, plain_policy(teacher.config.num_hidden_layers))
-    return Built(model, anchors, policy, vocabulary, insert, teacher)
+    return Built(model, anchors, policy, vocabulary, insert, new_row, teacher)
 
 
 def trained(module: nn.Module) -> dict[str, nn.Parameter]:

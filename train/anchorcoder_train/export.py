@@ -68,9 +68,12 @@ def export_model(recipe: Recipe, built: Built, out: Path, dtype: torch.dtype) ->
 
 
 def export_adapter(recipe: Recipe, built: Built, out: Path) -> None:
-    """Writes the adapter and `anchors.json`. Raises ValueError for a model without an adapter."""
+    """Writes the adapter and `anchors.json`. Raises ValueError for a model without an adapter,
+    and where an adapter would need a row of embeddings that its base does not have."""
     if not isinstance(built.model, PeftModel):
         raise ValueError(f'a model of mode "{recipe.mode}" has no adapter')
+    if built.new_row is not None:
+        raise ValueError("the base has no row for the inserted anchor: export the whole model")
     out.mkdir(parents=True, exist_ok=True)
     built.model.save_pretrained(out, save_embedding_layers=False)
     text = json.dumps(block_of(recipe, built), indent=2)

@@ -52,6 +52,8 @@ class Learner(nn.Module):
         self.anchors = built.anchors
         self.insert = built.insert
         self.loss = loss
+        # Where FSDP may cut.
+        self._no_split_modules = built.model._no_split_modules
         # In a list it is no part of the module: neither trained, nor saved, nor spread.
         self._teacher = [built.teacher]
 

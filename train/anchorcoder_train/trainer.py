@@ -146,15 +146,13 @@ class Trainer:
             self.built.anchors.policy = self.built.policy.with_window(window)
         self.module.train()
         parts: dict[str, float] = {}
-        norm = 0.0
+        norm, clip = 0.0, recipe.optimizer.clip
         for turn in range(data.accumulate):
             with accelerator.accumulate(self.module):
                 losses = self.module(self._batch(turn))
                 accelerator.backward(losses["loss"])
                 if accelerator.sync_gradients:
-                    norm = float(
-                        accelerator.clip_grad_norm_(self._trained(), recipe.optimizer.clip)
-                    )
+                    norm = float(accelerator.clip_grad_norm_(self.module.parameters(), clip))
                 for optimizer in self.optimizers:
                     optimizer.step()
                     optimizer.zero_grad()
@@ -164,9 +162,6 @@ class Trainer:
         processes = accelerator.num_processes
         ids = (self.state.step + 1) * data.accumulate * processes * data.batch * data.length
         return {"ids": ids, "lr": rate, "window": window, "grad_norm": norm, **parts}
-
-    def _trained(self) -> list[torch.nn.Parameter]:
-        return [one for one in self.module.parameters() if one.requires_grad]
 
     def _batch(self, turn: int) -> torch.Tensor:
         """(batch, length + 1) ids of one pass: each process reads windows of its own."""

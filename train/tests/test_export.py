@@ -88,6 +88,8 @@ def test_a_merged_retrofit_with_an_inserted_anchor(tmp_path: Path):
     assert small.IDS in ids
     expected = logits(trainer, ids)
     out = tmp_path / "model"
+    with pytest.raises(ValueError, match="no row for the inserted anchor"):
+        export_adapter(recipe, trainer.built, out)
     export_model(recipe, trainer.built, out, torch.float32)
     assert engine.token_ids(out, [TEXT], {}) == [ids]
     compare(expected, out, ids)
