@@ -9,7 +9,6 @@ the one found, on texts that the search did not see.
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from anchorcoder_train.attention import attach
-from anchorcoder_train.dense import Search
+from anchorcoder_train.dense import Search, Trial
 from anchorcoder_train.measure import text_ids
 from anchorcoder_train.plots import figure, save
 from anchorcoder_train.settings import read_folder, resolve
@@ -42,20 +41,25 @@ def evenly(layers: int, number: int) -> list[int]:
     return [index * layers // number for index in range(number)]
 
 
-def table(rounds: list[dict[int, float]], layers: int) -> str:
-    """Nats per token by layer and round; empty where a layer was not tried or was given up."""
+def table(rounds: list[list[Trial]], layers: int) -> str:
+    """Nats per token by layer and round; empty where a layer was not tried, with a tilde where it
+    was given up before the last text."""
     lines = ["layer " + "".join(f"{number + 1:>9} dense" for number in range(len(rounds)))]
     for layer in range(layers):
-        found = [one.get(layer, math.inf) for one in rounds]
-        cells = (f"{kl:15.4f}" if math.isfinite(kl) else " " * 15 for kl in found)
-        lines.append(f"{layer:5} " + "".join(cells).rstrip())
+        cells = ""
+        for trials in rounds:
+            shown = [
+                f"{'' if one.is_whole else '~'}{one.kl:.4f}" for one in trials if one.layer == layer
+            ]
+            cells += f"{''.join(shown):>15}"
+        lines.append(f"{layer:5} {cells}".rstrip())
     return "\n".join(lines)
 
 
-def draw(rounds: list[dict[int, float]], path: Path) -> None:
+def draw(rounds: list[list[Trial]], path: Path) -> None:
     drawn, axes = figure("Divergence by the layer that becomes dense", "layer", "nats per token")
-    for number, found in enumerate(rounds):
-        tried = sorted((layer, kl) for layer, kl in found.items() if math.isfinite(kl))
+    for number, trials in enumerate(rounds):
+        tried = sorted((trial.layer, trial.kl) for trial in trials)
         axes.plot(*zip(*tried), marker="o", markersize=3, label=f"{number + 1} dense")
     axes.legend()
     save(drawn, path)
@@ -104,15 +108,15 @@ def main() -> None:
         raise SystemExit(f"{options.texts} has no text of {options.length} ids")
     search = Search(model, anchors, resolved, taken)
 
-    rounds: list[dict[int, float]] = []
+    rounds: list[list[Trial]] = []
     order = list(range(layers))
     for number in range(options.number):
         bar = tqdm(order, desc=f"{number + 1} dense", unit="layer", file=sys.stderr)
-        found = search.step(order, bar.update)
+        trials = search.step(order, bar.update)
         bar.close()
-        rounds.append(found)
-        order = [layer for layer in found if layer not in search.chosen][: options.candidates]
-        print(f"{sorted(search.chosen)}: {next(iter(found.values())):.4f}", flush=True)
+        rounds.append(trials)
+        order = [trial.layer for trial in trials[1:]][: options.candidates]
+        print(f"{sorted(search.chosen)}: {trials[0].kl:.4f}", flush=True)
 
     print(table(rounds, layers))
     chosen = sorted(search.chosen)
@@ -132,10 +136,7 @@ def main() -> None:
         "tokens": search.tokens,
         "length": options.length,
         "dense_layers": chosen,
-        "rounds": [
-            {layer: kl if math.isfinite(kl) else None for layer, kl in found.items()}
-            for found in rounds
-        ],
+        "rounds": [[vars(trial) for trial in trials] for trials in rounds],
         "fresh": compared,
     }
     (options.out / "layers.json").write_text(json.dumps(report, indent=1) + "\n")

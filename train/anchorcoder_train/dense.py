@@ -33,6 +33,15 @@ class Window:
     inputs: list[Tensor]
 
 
+@dataclass
+class Trial:
+    """What a layer gives beside those chosen before."""
+
+    layer: int
+    kl: float  # nats per token
+    is_whole: bool  # False: it could not win any more, and `kl` is of the first texts alone
+
+
 class Search:
     """Tries layers one by one on a few texts.
 
@@ -103,23 +112,23 @@ class Search:
 
     def step(
         self, candidates: Iterable[int], tick: Callable[[], None] = lambda: None
-    ) -> dict[int, float]:
-        """Makes the best one of `candidates` dense. Returns nats per token by candidate, best
-        first; infinite for those that were given up."""
-        found: dict[int, float] = {}
+    ) -> list[Trial]:
+        """Makes the best one of `candidates` dense. Returns what each gave, best first."""
+        trials: list[Trial] = []
         best = math.inf
         for layer in candidates:
-            total = 0.0
+            total, tokens = 0.0, 0
             for window in self.windows:
                 total += self._sum(window, [*self.chosen, layer], layer)
+                tokens += window.ids.shape[1]
                 if total > best:
-                    total = math.inf
                     break
-            found[layer] = total / self.tokens
-            best = min(best, total)
+            trials.append(Trial(layer, total / tokens, tokens == self.tokens))
+            best = min(best, total) if tokens == self.tokens else best
             tick()
-        found = dict(sorted(found.items(), key=lambda entry: entry[1]))
-        first = next(iter(found))
+        # One that was given up lost to a whole one, however its first texts look.
+        whole = [trial for trial in trials if trial.is_whole]
+        first = min(whole, key=lambda trial: trial.kl).layer
         self.chosen.append(first)
         self._keep(first)
-        return found
+        return sorted(trials, key=lambda trial: (trial.layer != first, trial.kl))

@@ -1,5 +1,6 @@
 """Masks and key positions: worked cases of the specification, and FlexAttention's mask."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
-from anchorcoder_train.attention import attach
+from anchorcoder_train.attention import _flex, attach
 from anchorcoder_train.layout import build_layout
 from anchorcoder_train.positions import heads_per_position, shift_table
 from anchorcoder_train.settings import plain_policy, read_words, resolve
@@ -95,6 +96,29 @@ def test_flex_attention_sees_what_plain_masks_show():
                 torch.testing.assert_close(
                     flex_attention(query, keys, values, block_mask=block), plain
                 )
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_compiled_flex_attention(groups: int):
+    """Forward alone, and by the CPU's kernel: the GPU's was not run."""
+    torch.manual_seed(1)
+    ids = torch.randint(0, 12, (2, 256))
+    policy = resolve({"kind": "anchor", "tokens": [3, 4], "per": "none", "window": 5}, None, 2)
+    layout = build_layout(ids, policy, 2, None)
+    query, key, value = (torch.randn(2, heads, 256, 16) for heads in (2 * groups, 2, 2))
+    keys, values = (torch.cat([x] * 2, 2) for x in (key, value))
+    with torch.no_grad():
+        ours = _flex(query, keys, values, layout.block_mask(False, None, True), 0.25, 0.0)
+        plain = torch.nn.functional.scaled_dot_product_attention(
+            query,
+            keys,
+            values,
+            attn_mask=layout.mask(False, None, True),
+            scale=0.25,
+            enable_gqa=groups > 1,
+        )
+    torch.testing.assert_close(ours, plain)
 
 
 def test_settings_are_read_in_both_spellings():

@@ -51,13 +51,15 @@ def test_every_round_takes_the_best_layer(search: Search):
         left = [layer for layer in range(5) if layer not in before]
         expected = {layer: search.divergence([*before, layer]) for layer in left}
         found = search.step(left)
-        best = min(expected, key=expected.get)
+        best = min(expected, key=expected.__getitem__)
         assert search.chosen == [*before, best]
-        assert found[best] == pytest.approx(expected[best], rel=1e-4)
-        # Those that were given up are worse indeed.
-        assert all(
-            kl == pytest.approx(expected[n], rel=1e-4) or kl > 1e9 for n, kl in found.items()
-        )
+        assert found[0].layer == best and found[0].is_whole
+        assert sorted(trial.layer for trial in found) == left
+        for trial in found:
+            if trial.is_whole:
+                assert trial.kl == pytest.approx(expected[trial.layer], rel=1e-4)
+            else:
+                assert expected[trial.layer] > expected[best]
 
 
 def test_kl_of_equal_and_of_other_logits():
