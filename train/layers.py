@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
@@ -29,8 +30,11 @@ from anchorcoder_train.vocabulary import Vocabulary
 def windows(
     vocabulary: Vocabulary, options: argparse.Namespace, words: dict | None
 ) -> Iterator[torch.Tensor]:
-    """(1, length) first ids of each text that is long enough."""
-    for document in read_lines(options.texts):
+    """(1, length) first ids of each text that is long enough, in random order: neighbours in a
+    corpus are alike."""
+    documents = list(read_lines(options.texts))
+    for number in np.random.default_rng(options.seed).permutation(len(documents)):
+        document = documents[number]
         ids = text_ids(vocabulary, document.text, words)[: options.length]
         if len(ids) == options.length:
             yield torch.tensor(ids, device=options.device)[None]
@@ -82,6 +86,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048, help="ids of a text")
     parser.add_argument("--search", type=int, default=3, help="texts to search with")
     parser.add_argument("--fresh", type=int, default=3, help="other texts to compare sets on")
+    parser.add_argument("--seed", type=int, default=0, help="which texts")
     parser.add_argument("--compare", action="append", default=[], help="layers, such as 0,8,16")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -109,7 +114,8 @@ def main() -> None:
     search = Search(model, anchors, resolved, taken)
 
     rounds: list[list[Trial]] = []
-    order = list(range(layers))
+    # Layers above the middle tend to win, and the sooner one does, the sooner others are given up.
+    order = sorted(range(layers), key=lambda layer: abs(layer - 0.6 * layers))
     for number in range(options.number):
         bar = tqdm(order, desc=f"{number + 1} dense", unit="layer", file=sys.stderr)
         trials = search.step(order, bar.update)
@@ -135,6 +141,7 @@ def main() -> None:
         "policy": policy,
         "tokens": search.tokens,
         "length": options.length,
+        "seed": options.seed,
         "dense_layers": chosen,
         "rounds": [[vars(trial) for trial in trials] for trials in rounds],
         "fresh": compared,
