@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def main() -> None:
     resolved = resolve(policy, words, layers, vocabulary)
     anchors = attach(model, resolved)
     texts = windows(vocabulary, options, words)
-    taken = [text for text, _ in zip(texts, range(options.search))]
+    taken = list(islice(texts, options.search))
     if not taken:
         raise SystemExit(f"{options.texts} has no text of {options.length} ids")
     search = Search(model, anchors, resolved, taken)
@@ -127,7 +128,7 @@ def main() -> None:
     print(table(rounds, layers))
     chosen = sorted(search.chosen)
     sets = [chosen, [], evenly(layers, len(chosen)), *map(_layers, options.compare)]
-    fresh = [text for text, _ in zip(texts, range(options.fresh))]
+    fresh = list(islice(texts, options.fresh))
     compared = []
     if fresh:
         test = Search(model, anchors, resolved, fresh)

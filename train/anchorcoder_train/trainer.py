@@ -98,6 +98,8 @@ class Trainer:
         clock = saved = time.monotonic()
         hidden = not self.accelerator.is_main_process
         bar = tqdm(initial=state.step, total=self.recipe.budget.steps, unit="step", disable=hidden)
+        if state.step == 0:
+            self.validate()
         while self.progress() < 1:
             row = self._step(self.progress())
             now = time.monotonic()
