@@ -1,10 +1,10 @@
 // Prints the logits of ids under each of several policies, as JSON of base64. The job is read
-// from standard input: { folder, ids, policies }.
+// from standard input: { folder, options, ids, policies }.
 import { readFileSync } from 'node:fs';
 import { loadModel } from 'anchorcoder';
 
-const { folder, ids, policies } = JSON.parse(readFileSync(0, 'utf8'));
-const model = await loadModel(folder, { compute: 'exact', threads: 1 });
+const { folder, options, ids, policies } = JSON.parse(readFileSync(0, 'utf8'));
+const model = await loadModel(folder, { compute: 'exact', threads: 1, ...options });
 const printed = [];
 for (const policy of policies) {
   const session = model.createSession({ policy, cacheType: 'f32' });

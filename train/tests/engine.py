@@ -23,9 +23,11 @@ def _node(script: Path, job: dict[str, Any]) -> Any:
     return json.loads(done.stdout)
 
 
-def logits(folder: Path, ids: list[int], policies: list[dict[str, Any]]) -> list[np.ndarray]:
+def logits(
+    folder: Path, ids: list[int], policies: list[dict[str, Any]], **options: Any
+) -> list[np.ndarray]:
     """(T, vocabulary) float32 logits under each policy, in the engine's exact mode."""
-    job = {"folder": str(folder), "ids": ids, "policies": policies}
+    job = {"folder": str(folder), "ids": ids, "policies": policies, "options": options}
     parts = _node(Path(__file__).with_name("engine-logits.mjs"), job)
     decoded = (np.frombuffer(base64.b64decode(part), "<f4") for part in parts)
     return [rows.reshape(len(ids), -1) for rows in decoded]

@@ -1,4 +1,4 @@
-"""What is exported is what was trained: the engine reads the folder, peft the adapter."""
+"""What is exported is what was trained: the engine reads the folder and the adapter, peft too."""
 
 import json
 from dataclasses import replace
@@ -28,9 +28,11 @@ def logits(trainer: Trainer, ids: list[int]) -> np.ndarray:
         return trainer.built.model(input_ids=torch.tensor([ids])).logits[0].numpy()
 
 
-def compare(expected: np.ndarray, folder: Path, ids: list[int], kind: str = "anchor") -> None:
-    """The engine with nothing but the folder gives the same logits."""
-    (theirs,) = engine.logits(folder, ids, [{"kind": kind}])
+def compare(
+    expected: np.ndarray, folder: Path, ids: list[int], kind: str = "anchor", **options: str
+) -> None:
+    """The engine with nothing but the folder, or with an adapter, gives the same logits."""
+    (theirs,) = engine.logits(folder, ids, [{"kind": kind}], **options)
     assert np.abs(theirs - expected).max() < BOUND * np.abs(expected).max()
 
 
@@ -124,6 +126,7 @@ def test_an_adapter(tmp_path: Path):
     with torch.no_grad():
         ours = loaded(input_ids=torch.tensor([ids])).logits[0].numpy()
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+    compare(expected, base, ids, adapter=str(adapter))
 
     export_model(recipe, trainer.built, merged, torch.float32)
     compare(expected, merged, ids)
