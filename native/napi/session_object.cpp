@@ -11,6 +11,35 @@ namespace {
 
 using SharedHandle = std::shared_ptr<SessionHandle>;
 
+// What the garbage collector is told that a session's object holds, so that sessions which nobody
+// disposes don't pile up unseen. On the JavaScript thread alone.
+class ExternalMemory {
+ public:
+  static std::shared_ptr<ExternalMemory> of(const Napi::Object& object) {
+    auto memory = std::make_shared<ExternalMemory>();
+    object.AddFinalizer(
+        [](Napi::Env env, std::shared_ptr<ExternalMemory>* held) {
+          (*held)->report(env, 0);
+          (*held)->gone_ = true;
+          delete held;
+        },
+        new std::shared_ptr<ExternalMemory>(memory));
+    return memory;
+  }
+
+  void report(Napi::Env env, uint64_t bytes) {
+    // Of an object that is gone its functions may be left.
+    if (gone_) return;
+    const auto now = static_cast<int64_t>(bytes);
+    Napi::MemoryManagement::AdjustExternalMemory(env, now - reported_);
+    reported_ = now;
+  }
+
+ private:
+  int64_t reported_ = 0;
+  bool gone_ = false;
+};
+
 LogitsWanted toLogitsWanted(const Napi::Value& value) {
   const std::string text = value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
   if (text == "none") return LogitsWanted::none;
@@ -169,7 +198,11 @@ Napi::Object sessionObject(Napi::Env env, std::shared_ptr<Lease> lease,
   setMethod(object, "startGenerate",
             [handle, logprobs](Info info) { return startGenerate(handle, logprobs, info); });
   setMethod(object, "read", [handle, logprobs](Info info) { return read(handle, logprobs, info); });
-  setMethod(object, "endGenerate", [handle](Info info) { return endGenerate(handle, info); });
+  const auto external = ExternalMemory::of(object);
+  setMethod(object, "endGenerate", [handle, external](Info info) {
+    external->report(info.Env(), handle->open()->stats().bytes);
+    return endGenerate(handle, info);
+  });
   setMethod(object, "abort", [handle](Info info) {
     if (handle->session) handle->executor().abort(handle->session);
     return info.Env().Undefined();
@@ -192,9 +225,14 @@ Napi::Object sessionObject(Napi::Env env, std::shared_ptr<Lease> lease,
   setMethod(object, "ids", [handle](Info info) {
     return toTypedArray<uint32_t>(info.Env(), handle->executor().ids(handle->open()));
   });
-  setMethod(object, "stats",
-            [handle](Info info) { return statsObject(info.Env(), handle->open()->stats()); });
-  setMethod(object, "dispose", [handle](Info info) {
+  // Asked for at the beginning, and after every text that was read.
+  setMethod(object, "stats", [handle, external](Info info) {
+    const SessionStats stats = handle->open()->stats();
+    external->report(info.Env(), stats.bytes);
+    return statsObject(info.Env(), stats);
+  });
+  setMethod(object, "dispose", [handle, external](Info info) {
+    external->report(info.Env(), 0);
     handle->dispose();
     return info.Env().Undefined();
   });
