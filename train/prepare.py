@@ -40,7 +40,8 @@ def anchor(options: argparse.Namespace) -> object:
 
 def shards(options: argparse.Namespace) -> object:
     vocabulary = Vocabulary(options.tokenizer)
-    insert = None if options.no_insert else vocabulary.inserted_id(None)
+    words = {"insert": options.insert} if options.insert else None
+    insert = None if options.no_insert else vocabulary.inserted_id(words)
     writer = Writer(vocabulary, insert, options.indent, options.holes, options.seed)
     documents = [one for path in options.texts for one in read_lines(path, options.files)]
     return write_shards(documents, writer, options.out, options.passes)
@@ -74,6 +75,7 @@ def main() -> None:
     one.add_argument("--holes", type=float, default=0.0, help="share of texts with a hole to fill")
     one.add_argument("--passes", type=int, default=1, help="times that all texts are written")
     one.add_argument("--files", type=int, help="documents of each file, all without it")
+    one.add_argument("--insert", help="token behind every newline; <ANCHOR> where there is one")
     one.add_argument("--no-insert", action="store_true", help="existing ids are the anchors")
     one.add_argument("--indent", choices=["none", "tab4"], default="none")
     one.set_defaults(run=shards)

@@ -61,11 +61,11 @@ def _load(folder: object) -> PreTrainedModel:
 
 
 def _is_new(recipe: Recipe, insert: int) -> bool:
-    """Whether the base does not know the inserted anchor. A base without a tokenizer, such as a
-    twin, has the recipe's."""
+    """Whether the base's tokenizer lacks the inserted anchor. A base without a tokenizer, such as
+    a twin, has the recipe's."""
     base = recipe.base
     has_own = base is not None and (base / "tokenizer.json").exists()
-    return has_own and Vocabulary(base).anchor_id != insert
+    return has_own and insert >= Vocabulary(base).size
 
 
 def build(recipe: Recipe) -> Built:
