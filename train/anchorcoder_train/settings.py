@@ -137,8 +137,7 @@ def read_words(config: Mapping[str, Any]) -> Words | None:
     if isinstance(own.get("tokens"), int):
         own["tokens"] = [own["tokens"]]
     words = check_block(own, "config.json")
-    given = {word: value for word, value in (block or {}).items()}
-    return merge(words, check_block(given, 'config.json "anchors"'))
+    return merge(words, check_block(block or {}, 'config.json "anchors"'))
 
 
 def read_folder(folder: str | Path) -> Words | None:
