@@ -31,22 +31,21 @@ async function loadTwin() {
   }
 }
 
-/** The first line from the middle of the text on that has something to say, without its indent. */
+/** The first line from the middle of the text on that has something to say, with its indent. */
 function holdOut({ t: text, l: language }) {
   const lines = text.split('\n');
   const middle = lines.length >> 1;
   const at = lines.findIndex((line, i) => i >= middle && line.trim().length >= fewestCharacters);
   if (at < 0) return undefined;
-  const line = lines[at].trimStart();
-  const indent = lines[at].slice(0, lines[at].length - line.length);
+  const line = lines[at];
   const before = lines.slice(0, at).map((one) => `${one}\n`);
   const behind = lines.slice(at + 1).map((one) => `\n${one}`);
   return {
     language,
     line,
-    prefix: before.slice(-linesBefore).join('') + indent,
+    prefix: before.slice(-linesBefore).join(''),
     suffix: behind.slice(0, linesBehind).join(''),
-    whole: (filled) => before.join('') + indent + filled + behind.join(''),
+    whole: (filled) => before.join('') + filled + behind.join(''),
   };
 }
 
