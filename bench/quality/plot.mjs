@@ -56,7 +56,7 @@ function draw(points, files) {
   };
   const legend = points.map(({ title, loss, share }, i) => {
     const at = 50 + legendLine * i;
-    const figures = `${loss.toFixed(3)} nats per byte, ${share.toFixed(1)} % of the bytes`;
+    const figures = `${loss.toFixed(4)} nats per byte, ${share.toFixed(1)} % of the bytes`;
     return `${mark(i, `${left + 8} ${at - 4}`)}
   <text x="${left + 24}" y="${at}">${title}: ${figures}</text>`;
   });
@@ -65,7 +65,9 @@ function draw(points, files) {
     return `  <path class="grid" d="M${at} ${top}V${bottom}"/>
   <text x="${at}" y="${bottom + 18}" text-anchor="middle">${tick}</text>`;
   });
-  const up = y.ticks(8).map((tick) => {
+  const ticks = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 3, 4];
+  const within = ticks.filter((tick) => tick >= range[0] && tick <= range[1]);
+  const up = within.map((tick) => {
     const at = y(tick).toFixed(1);
     return `  <path class="grid" d="M${left} ${at}H${width - right}"/>
   <text x="${left - 8}" y="${Number(at) + 4}" text-anchor="end">${tick}</text>`;

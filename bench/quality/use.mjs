@@ -1,5 +1,5 @@
 // Use: one line of each text is held out and filled in greedily, by a model that was trained for
-// anchors and by its twin: the same line, the same first line, and whether the text still parses.
+// anchors and by its twin: the same line, the same first line, and whether the text parses with it.
 //   node bench/quality/use.mjs --twin FOLDER --text FILE [--files 100] [--json FILE]
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, symlinkSync } from 'node:fs';
@@ -107,7 +107,7 @@ const firstLine = (text) => text.split('\n')[0].trimEnd();
 const count = (list) => list.filter(Boolean).length;
 const rows = Object.entries(filled).map(([name, outputs]) => {
   const texts = outputs.map(({ text }) => text);
-  const parses = parseAll(items, texts);
+  const parses = parseAll(items, texts.map(firstLine));
   return {
     model: name,
     lines: lines.length,
