@@ -19,7 +19,7 @@ export interface SessionStats {
   /** Sum of `rowsPerLayer`, and copies of the source layer's kept rows beside them. */
   rows: number;
   mirrorRows: number;
-  /** Memory of all blocks held, and what the live rows alone take. */
+  /** Memory of all blocks held, and of one row of one layer. */
   bytes: number;
   rowBytes: number;
   /** Tokens whose rows came from the prefix cache. */
