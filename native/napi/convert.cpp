@@ -97,6 +97,14 @@ std::vector<uint8_t> readBytes(const Napi::Object& object, const char* name) {
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 
+DType readWeightType(const Napi::Object& object, const char* name) {
+  const std::string type = readString(object, name);
+  if (type == "F32") return DType::f32;
+  if (type == "F16") return DType::f16;
+  if (type == "BF16") return DType::bf16;
+  expected(name, "F32, F16 or BF16");
+}
+
 std::vector<int32_t> readIds(const Napi::Object& object, const char* name, int32_t vocabSize) {
   std::vector<int32_t> ids;
   for (const uint32_t id : toUint32s(object.Get(name), name)) {

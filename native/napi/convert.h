@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/ops.h"
 #include "environment.h"
 
 namespace anchorcoder {
@@ -23,6 +24,7 @@ Napi::Object readObject(const Napi::Object& object, const char* name);
 Napi::Array readArray(const Napi::Object& object, const char* name);
 Napi::Object objectAt(const Napi::Array& array, uint32_t index, const char* name);
 std::vector<uint8_t> readBytes(const Napi::Object& object, const char* name);  // a Uint8Array
+DType readWeightType(const Napi::Object& object, const char* name);
 std::vector<int32_t> readIds(const Napi::Object& object, const char* name, int32_t vocabSize);
 
 // Throws Error (invalidArgument) unless `value` is a Uint32Array.

@@ -28,17 +28,10 @@ struct ModelSpec {
   uint64_t prefixCacheBytes;
 };
 
-DType toDType(const std::string& name) {
-  if (name == "F32") return DType::f32;
-  if (name == "F16") return DType::f16;
-  if (name == "BF16") return DType::bf16;
-  throw Error(ErrorCode::invalidArgument, "Expected dtype to be F32, F16 or BF16");
-}
-
 TensorSpec toPlainTensor(const Napi::Object& object) {
   TensorSpec tensor;
   tensor.name = readString(object, "name");
-  tensor.type = toDType(readString(object, "dtype"));
+  tensor.type = readWeightType(object, "dtype");
   const Napi::Array shape = readArray(object, "shape");
   for (uint32_t i = 0; i < shape.Length(); ++i) {
     tensor.shape.push_back(toInt(shape.Get(i), "shape"));

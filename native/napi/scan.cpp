@@ -11,14 +11,6 @@ namespace anchorcoder {
 
 namespace {
 
-DType readWeightType(const Napi::Object& object) {
-  const std::string name = readString(object, "dtype");
-  if (name == "F32") return DType::f32;
-  if (name == "F16") return DType::f16;
-  if (name == "BF16") return DType::bf16;
-  throw Error(ErrorCode::invalidArgument, "Expected dtype to be F32, F16 or BF16");
-}
-
 class ScanWorker : public Napi::AsyncWorker {
  public:
   ScanWorker(Napi::Env env, FileSpec file, DType type, uint64_t offset, uint64_t length)
@@ -65,7 +57,7 @@ Napi::Value countNonFinite(const Napi::CallbackInfo& info) {
   if (!info[0].IsObject()) throw Error(ErrorCode::invalidArgument, "Expected a specification");
   const auto spec = info[0].As<Napi::Object>();
   FileSpec file{readString(spec, "path"), readSize(spec, "size")};
-  const DType type = readWeightType(spec);
+  const DType type = readWeightType(spec, "dtype");
   const uint64_t offset = readSize(spec, "offset"), length = readSize(spec, "length");
   auto* worker = new ScanWorker(info.Env(), std::move(file), type, offset, length);
   const Napi::Promise promise = worker->promise();
