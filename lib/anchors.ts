@@ -17,7 +17,7 @@ import type { AnchorOptions } from '../types/api.js';
 import { AnchorError } from './errors.js';
 import type { Json } from './files.js';
 import { anchorShape } from './options.js';
-import type { Tokenizer } from './tokenizer.js';
+import type { Tokenizer } from './tokenizer/tokenizer.js';
 import { check, expected, type Scope, strict } from './validate.js';
 
 const anchorText = '<ANCHOR>';

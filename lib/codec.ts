@@ -1,6 +1,6 @@
 /** Text in and out of a model: its tokenizer, with anchors inserted and taken out again. */
 import type { ModelAnchors } from './anchors.js';
-import type { Tokenizer } from './tokenizer.js';
+import type { Tokenizer } from './tokenizer/tokenizer.js';
 
 export interface CodecOptions {
   parseSpecial: boolean;

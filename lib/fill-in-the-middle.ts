@@ -12,7 +12,7 @@ import {
   SUFFIX,
 } from './fim-families.js';
 import { invalid, type Parsed } from './options.js';
-import type { Tokenizer } from './tokenizer.js';
+import type { Tokenizer } from './tokenizer/tokenizer.js';
 
 /** What a model needs for it. */
 export interface FimModel {

@@ -6,7 +6,7 @@
 export type * from '../types/api.js';
 export { version } from './binding.js';
 export { checkWeights } from './check-weights.js';
-export { compare } from './compare.js';
+export { compare } from './compare/compare.js';
 export { devices } from './devices.js';
 export { AnchorError } from './errors.js';
 export { estimate } from './estimate.js';

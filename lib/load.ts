@@ -7,11 +7,11 @@ import { nativeConfig } from './engine.js';
 import { AnchorError, abortReason, fromNative, throwIfAborted } from './errors.js';
 import { fimOrder } from './fill-in-the-middle.js';
 import { type ModelFolder, readModelFolder } from './folder.js';
-import { identityOf } from './identity.js';
 import { ModelHandle } from './model.js';
 import { checkFolder, type Parsed, parseOptions } from './options.js';
 import { defaultPolicy, layoutOf } from './policy.js';
-import { openTokenizer } from './tokenizer.js';
+import { identityOf } from './snapshot/identity.js';
+import { openTokenizer } from './tokenizer/tokenizer.js';
 
 /**
  * Loads the model in a folder of the Hugging Face layout (`config.json`, `*.safetensors`,

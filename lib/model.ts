@@ -19,7 +19,7 @@ import type {
 } from '../types/api.js';
 import type { NativeModel } from '../types/native.js';
 import type { ModelAnchors } from './anchors.js';
-import { writeChat } from './chat.js';
+import { writeChat } from './chat/chat.js';
 import { Codec } from './codec.js';
 import { AnchorError, fromNative, throwIfAborted } from './errors.js';
 import { fillInTheMiddle } from './fill-in-the-middle.js';
@@ -33,9 +33,14 @@ import {
 } from './options.js';
 import { describe, nativePolicy } from './policy.js';
 import { forkOf, SessionHandle, type SessionModel } from './session.js';
-import { hashPolicy, readSnapshot, type SnapshotModel, SnapshotWriter } from './snapshot.js';
-import { withSource } from './snapshot-files.js';
-import type { Tokenizer } from './tokenizer.js';
+import {
+  hashPolicy,
+  readSnapshot,
+  type SnapshotModel,
+  SnapshotWriter,
+} from './snapshot/snapshot.js';
+import { withSource } from './snapshot/snapshot-files.js';
+import type { Tokenizer } from './tokenizer/tokenizer.js';
 
 export class ModelHandle implements Model {
   readonly info: ModelInfo;
@@ -43,7 +48,7 @@ export class ModelHandle implements Model {
   readonly #anchors: ModelAnchors;
   readonly #codec: Codec | undefined;
   readonly #shared: SessionModel;
-  /** See {@link file://./identity.ts}. */
+  /** See lib/snapshot/identity.ts. */
   readonly #identity: string;
   /** Weak, so that a session that nobody holds can go. */
   readonly #sessions = new Map<WeakKey, WeakRef<SessionHandle>>();

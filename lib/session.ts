@@ -16,8 +16,8 @@ import type { Codec } from './codec.js';
 import { AnchorError, abortReason, codeOf, fromNative, throwIfAborted } from './errors.js';
 import { type GenerateHost, generateTokens } from './generate.js';
 import { checkIds, invalid, type Parsed, parseOptions } from './options.js';
-import type { SnapshotWriter } from './snapshot.js';
-import { checkFile, writeToFile, writeToMemory } from './snapshot-files.js';
+import type { SnapshotWriter } from './snapshot/snapshot.js';
+import { checkFile, writeToFile, writeToMemory } from './snapshot/snapshot-files.js';
 import { sessionStats } from './stats.js';
 import { defined, expected } from './validate.js';
 

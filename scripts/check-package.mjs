@@ -170,7 +170,12 @@ function checkBundles(project) {
   check('a bundle of everything, with the addon and the helpers beside it', () => {
     const out = join(work, 'bundle');
     const installed = join(project, 'node_modules/anchorcoder');
-    const helpers = ['tokenizer-worker', 'compare-worker', 'chat-worker', 'chat-process'];
+    const helpers = [
+      'tokenizer/tokenizer-worker',
+      'compare/compare-worker',
+      'chat/chat-worker',
+      'chat/chat-process',
+    ];
     const files = helpers.map((name) => join(installed, 'dist/lib', `${name}.js`));
     const entries = ['esm.mjs', ...files];
     bundle(project, entries, '--format=esm', `--outdir=${out}`, '--entry-names=[name]');

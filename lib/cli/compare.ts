@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { CachePolicy, CacheType, ComparisonCase, Model } from '../../types/api.js';
 import { version } from '../binding.js';
-import { admitTokens, compare } from '../compare.js';
+import { admitTokens, compare } from '../compare/compare.js';
 import { codeOf } from '../errors.js';
 import { loadModel } from '../load.js';
 import { parseOptions } from '../options.js';

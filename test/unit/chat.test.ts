@@ -1,8 +1,8 @@
 // Parts of chats: Python's dates and strips, and marks in texts.
 import { describe, expect, test } from '@jest/globals';
-import { chooseMark, Marker, withoutMarks } from '../../lib/chat-marks.js';
-import { strip } from '../../lib/chat-strip.js';
-import { strftime } from '../../lib/chat-time.js';
+import { chooseMark, Marker, withoutMarks } from '../../lib/chat/chat-marks.js';
+import { strip } from '../../lib/chat/chat-strip.js';
+import { strftime } from '../../lib/chat/chat-time.js';
 
 describe('strftime', () => {
   const date = new Date(2024, 6, 5, 14, 3, 9);

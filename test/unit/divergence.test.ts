@@ -1,6 +1,6 @@
 // KL divergence and its summary: by hand, against a plain double loop, and at the edges.
 import { describe, expect, test } from '@jest/globals';
-import { score, summarise } from '../../lib/divergence.js';
+import { score, summarise } from '../../lib/compare/divergence.js';
 import { Random } from '../reference/random.js';
 
 const floats = (...values: number[]) => Float32Array.from(values);

@@ -2,8 +2,8 @@
 import { resolveAnchors } from '../../lib/anchors.js';
 import { Codec } from '../../lib/codec.js';
 import { SessionHandle, type SessionModel } from '../../lib/session.js';
-import { SnapshotWriter } from '../../lib/snapshot.js';
-import type { Tokenizer } from '../../lib/tokenizer.js';
+import { SnapshotWriter } from '../../lib/snapshot/snapshot.js';
+import type { Tokenizer } from '../../lib/tokenizer/tokenizer.js';
 import type { GenerationDefaults } from '../../types/api.js';
 import type {
   LogitsWanted,

@@ -1,7 +1,7 @@
 // Snapshots for which there is no memory.
 import { expect, test } from '@jest/globals';
-import type { SnapshotWriter } from '../../lib/snapshot.js';
-import { writeToMemory } from '../../lib/snapshot-files.js';
+import type { SnapshotWriter } from '../../lib/snapshot/snapshot.js';
+import { writeToMemory } from '../../lib/snapshot/snapshot-files.js';
 
 test('a snapshot that no array can hold says so', async () => {
   const writer = { size: 2 ** 50 } as SnapshotWriter;

@@ -1,6 +1,6 @@
 // Merging, against the plain algorithm: find the best pair, merge its first occurrence, repeat.
 import { describe, expect, test } from '@jest/globals';
-import { type MergeRules, Merger } from '../../lib/tokenizer-bpe.js';
+import { type MergeRules, Merger } from '../../lib/tokenizer/tokenizer-bpe.js';
 
 function random(seed: number): (below: number) => number {
   let state = seed;

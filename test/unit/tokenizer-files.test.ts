@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { openTokenizer } from '../../dist/lib/tokenizer.js';
-import { Encoder } from '../../lib/tokenizer-encode.js';
-import { type Json, readTokenizerFiles } from '../../lib/tokenizer-files.js';
+import { openTokenizer } from '../../dist/lib/tokenizer/tokenizer.js';
+import { Encoder } from '../../lib/tokenizer/tokenizer-encode.js';
+import { type Json, readTokenizerFiles } from '../../lib/tokenizer/tokenizer-files.js';
 
 const golden = fileURLToPath(new URL('../golden/tokenizer/newlines/', import.meta.url));
 const source = JSON.parse(readFileSync(join(golden, 'tokenizer.json'), 'utf8')) as Json & {

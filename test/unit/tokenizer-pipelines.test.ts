@@ -3,8 +3,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from '@jest/globals';
-import { Encoder } from '../../lib/tokenizer-encode.js';
-import { type Json, readTokenizerFiles } from '../../lib/tokenizer-files.js';
+import { Encoder } from '../../lib/tokenizer/tokenizer-encode.js';
+import { type Json, readTokenizerFiles } from '../../lib/tokenizer/tokenizer-files.js';
 
 const golden = fileURLToPath(new URL('../golden/tokenizer/', import.meta.url));
 const { text, cases } = JSON.parse(

@@ -7,15 +7,15 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { openTokenizer, type Tokenizer } from '../../dist/lib/tokenizer.js';
-import type { Request } from '../../dist/lib/tokenizer-worker.js';
+import { openTokenizer, type Tokenizer } from '../../dist/lib/tokenizer/tokenizer.js';
+import type { Request } from '../../dist/lib/tokenizer/tokenizer-worker.js';
 import { WorkerClient } from '../../dist/lib/worker-client.js';
 import { tokenizer as smallTokenizer } from '../model/hostile.js';
 
 type Client = WorkerClient<Request>;
 
 const shipped = fileURLToPath(new URL('../../models/anchor-code-23m', import.meta.url));
-const built = new URL('../../dist/lib/', import.meta.url);
+const built = new URL('../../dist/lib/tokenizer/', import.meta.url);
 const run = promisify(execFile);
 
 let scratch: string;

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { openTokenizer, type Tokenizer } from '../../dist/lib/tokenizer.js';
+import { openTokenizer, type Tokenizer } from '../../dist/lib/tokenizer/tokenizer.js';
 import { goldenTokenizer } from '../golden/load.js';
 
 const shipped = fileURLToPath(new URL('../../models/anchor-code-23m', import.meta.url));

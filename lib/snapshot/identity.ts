@@ -1,9 +1,9 @@
 /** Tells one model from another, so that a snapshot is not read by the wrong one. */
 import { webcrypto } from 'node:crypto';
 import { join } from 'node:path';
-import { readBytes, withFile } from './files.js';
-import type { ModelFolder } from './folder.js';
-import { tokenizerFiles } from './tokenizer-files.js';
+import { readBytes, withFile } from '../files.js';
+import type { ModelFolder } from '../folder.js';
+import { tokenizerFiles } from '../tokenizer/tokenizer-files.js';
 
 /** Of each weight file this many pages are read, the first and the last among them. */
 const samples = 32;

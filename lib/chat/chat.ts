@@ -1,15 +1,15 @@
 /** Chats as a model's template writes them. */
-import type { ChatMessage, ChatPrompt } from '../types/api.js';
+import type { ChatMessage, ChatPrompt } from '../../types/api.js';
+import type { Codec } from '../codec.js';
+import { AnchorError } from '../errors.js';
+import { invalid, type Parsed } from '../options.js';
+import { printable, quote } from '../show.js';
+import { LONGEST_TEXT, type Tokenizer } from '../tokenizer/tokenizer.js';
 import { renderApart } from './chat-client.js';
 import { chatMegabytes, chatMilliseconds } from './chat-limits.js';
 import { withoutMarks } from './chat-marks.js';
 import { type ChatTemplates, chatTemplatePlaces } from './chat-templates.js';
 import type { ChatOutcome } from './chat-worker.js';
-import type { Codec } from './codec.js';
-import { AnchorError } from './errors.js';
-import { invalid, type Parsed } from './options.js';
-import { printable, quote } from './show.js';
-import { LONGEST_TEXT, type Tokenizer } from './tokenizer.js';
 
 type ChatOptions = Parsed<'chat'>;
 

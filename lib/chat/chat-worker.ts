@@ -1,13 +1,13 @@
 /**
- * The worker thread behind `lib/chat-client.ts`: starts the process that renders, and hands it one
+ * The worker thread behind `chat-client.ts`: starts the process that renders, and hands it one
  * job after the other. Starting one takes a thread the longer, the more memory its own process has.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { parentPort } from 'node:worker_threads';
+import type { Reply } from '../worker-client.js';
 import { chatMegabytes } from './chat-limits.js';
 import type { ChatJob, ChatResult } from './chat-render.js';
-import type { Reply } from './worker-client.js';
 
 /** What the worker is asked: to render, or to let the process go. */
 export type ChatRequest = { kind: 'render'; job: ChatJob } | { kind: 'end' };

@@ -4,7 +4,7 @@
  * goes on trimming, splitting and comparing as ever; what it writes itself bears no marks. When
  * the result is encoded, what is marked is no token, and the mark is left out.
  */
-import { isOneLetter, letterEnd, TokenTexts } from './token-texts.js';
+import { isOneLetter, letterEnd, TokenTexts } from '../tokenizer/token-texts.js';
 
 /** Tokens beside the vocabulary, by their text. */
 export interface ChatTokens {

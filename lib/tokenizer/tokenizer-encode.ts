@@ -1,7 +1,7 @@
 /** Text to ids. Runs inside the tokenizer worker: everything here may take its time. */
 import * as library from '@huggingface/tokenizers';
-import { isJson, type Json } from './json.js';
-import { label, quote, show } from './show.js';
+import { isJson, type Json } from '../json.js';
+import { label, quote, show } from '../show.js';
 import { type MergeRuleError, Merger } from './tokenizer-bpe.js';
 import {
   BLANK_MARK,

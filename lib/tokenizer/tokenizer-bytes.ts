@@ -1,7 +1,7 @@
 /** What every id adds to the text, as bytes: the table that streaming reads. */
 
-import { isJson, type Json } from './json.js';
-import { label } from './show.js';
+import { isJson, type Json } from '../json.js';
+import { label } from '../show.js';
 import { byteName } from './tokenizer-bpe.js';
 import { type TokenizerFiles, unsupported } from './tokenizer-files.js';
 

@@ -1,12 +1,12 @@
 /** A comparison while it runs: sessions that read the same chunks in turns, and their figures. */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { ComparedCase, Comparison, ComparisonCase, Model, Session } from '../types/api.js';
-import type { Codec } from './codec.js';
+import type { ComparedCase, Comparison, ComparisonCase, Model, Session } from '../../types/api.js';
+import type { Codec } from '../codec.js';
+import { AnchorError, throwIfAborted } from '../errors.js';
+import type { Parsed } from '../options.js';
+import { WorkerClient } from '../worker-client.js';
 import type { CompareRequest } from './compare-worker.js';
 import type { Scores, Summary } from './divergence.js';
-import { AnchorError, throwIfAborted } from './errors.js';
-import type { Parsed } from './options.js';
-import { WorkerClient } from './worker-client.js';
 
 const mostChunkTokens = 256;
 const mostChunkBytes = 2 ** 25;

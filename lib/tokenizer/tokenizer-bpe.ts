@@ -6,7 +6,7 @@
  * n log n steps for a word of n letters, whatever the word.
  */
 
-import { quote } from './show.js';
+import { quote } from '../show.js';
 
 /** The part of tokenizer.json's model that merging needs. Ids are checked by the caller. */
 export interface MergeRules {

@@ -1,5 +1,5 @@
 /** How far two distributions over the vocabulary are apart; runs in a worker thread. */
-import type { KlDivergence } from '../types/api.js';
+import type { KlDivergence } from '../../types/api.js';
 
 /** Two models' logits of the same tokens. */
 export interface LogitPair {

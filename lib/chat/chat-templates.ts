@@ -1,10 +1,10 @@
 /** Finds the chat templates of a model folder. Blocks: for the tokenizer's worker only. */
 import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { codeOf } from './errors.js';
-import { readTextSync } from './files.js';
-import { isJson } from './json.js';
-import { invalid } from './tokenizer-files.js';
+import { codeOf } from '../errors.js';
+import { readTextSync } from '../files.js';
+import { isJson } from '../json.js';
+import { invalid } from '../tokenizer/tokenizer-files.js';
 
 /** Templates by name. */
 export type ChatTemplates = ReadonlyMap<string, string>;

@@ -1,8 +1,9 @@
-/** The worker thread behind `lib/tokenizer.ts`: reads tokenizers, encodes texts. */
+/** The worker thread behind `tokenizer.ts`: reads tokenizers, encodes texts. */
 import { parentPort } from 'node:worker_threads';
-import type { ErrorCode } from '../types/api.js';
-import { type ChatTemplates, readChatTemplates } from './chat-templates.js';
-import { AnchorError, codeOf } from './errors.js';
+import type { ErrorCode } from '../../types/api.js';
+import { type ChatTemplates, readChatTemplates } from '../chat/chat-templates.js';
+import { AnchorError, codeOf } from '../errors.js';
+import type { Reply } from '../worker-client.js';
 import { type ByteTable, type NewlineIds, stripsFirstBlank } from './tokenizer-bytes.js';
 import {
   type AnchorSettings,
@@ -11,7 +12,6 @@ import {
   type EncodeSettings,
 } from './tokenizer-encode.js';
 import { readTokenizerFiles } from './tokenizer-files.js';
-import type { Reply } from './worker-client.js';
 
 /** What the worker is asked. `tokenizer` is the caller's number for an opened folder. */
 export type Request =

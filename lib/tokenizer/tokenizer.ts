@@ -1,13 +1,13 @@
 /** Text to ids and back. Encoding runs in one worker thread that all models share. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { AnchorError } from './errors.js';
-import { sizeOf } from './files.js';
+import { AnchorError } from '../errors.js';
+import { sizeOf } from '../files.js';
+import { WorkerClient, WorkerLost } from '../worker-client.js';
 import type { NewlineIds } from './tokenizer-bytes.js';
 import type { ChatSettings } from './tokenizer-encode.js';
 import { OTHER_VOCABULARIES } from './tokenizer-files.js';
 import type { ChatFiles, Opened, Request } from './tokenizer-worker.js';
-import { WorkerClient, WorkerLost } from './worker-client.js';
 
 type Client = WorkerClient<Request>;
 

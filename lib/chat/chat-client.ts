@@ -3,9 +3,10 @@
  * grow without end. A worker thread is not enough: where a single allocation exceeds a thread's
  * limit, V8 ends the whole process.
  */
+
+import { WorkerClient } from '../worker-client.js';
 import type { ChatJob } from './chat-render.js';
 import type { ChatOutcome, ChatRequest } from './chat-worker.js';
-import { WorkerClient } from './worker-client.js';
 
 const idleMilliseconds = 10_000;
 

@@ -1,7 +1,7 @@
-/** The worker thread behind `lib/compare.ts`: a pass over a vocabulary takes too long elsewhere. */
+/** The worker thread behind `compare.ts`: a pass over a vocabulary takes too long elsewhere. */
 import { parentPort } from 'node:worker_threads';
+import type { Reply } from '../worker-client.js';
 import { type LogitPair, type Scores, score, summarise } from './divergence.js';
-import type { Reply } from './worker-client.js';
 
 /** What the worker is asked: `Scores` of a chunk, the `Summary` of all. */
 export type CompareRequest =

@@ -1,12 +1,12 @@
 /** Reads a folder's tokenizer files and merges what they say about the tokens beside the text. */
 import { join } from 'node:path';
-import { AnchorError } from './errors.js';
-import { readJsonSync } from './files.js';
-import { fimTokens } from './fim-families.js';
-import { isJson, type Json } from './json.js';
-import { label, quote, show } from './show.js';
+import { AnchorError } from '../errors.js';
+import { readJsonSync } from '../files.js';
+import { fimTokens } from '../fim-families.js';
+import { isJson, type Json } from '../json.js';
+import { label, quote, show } from '../show.js';
 
-export type { Json } from './json.js';
+export type { Json } from '../json.js';
 
 // The largest known (Gemma 3) has 33 MB and 2 million values: a quarter of a million tokens.
 const tokenizerRules = { bytes: 64 << 20, marks: 1 << 22 };

@@ -1,4 +1,4 @@
-/** The process behind `lib/chat-worker.ts`: takes one job at a time, and ends with its parent. */
+/** The process behind `chat-worker.ts`: takes one job at a time, and ends with its parent. */
 import { type ChatJob, renderInTime } from './chat-render.js';
 
 process.on('disconnect', () => process.exit());

@@ -17,18 +17,18 @@ import { createHash } from 'node:crypto';
 import { setImmediate } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
 import { z } from 'zod';
-import type { CachePolicy, CacheType, ComputeMode } from '../types/api.js';
+import type { CachePolicy, CacheType, ComputeMode } from '../../types/api.js';
 import type {
   NativeModel,
   NativePolicy,
   NativeRestore,
   NativeSession,
   NativeSnapshot,
-} from '../types/native.js';
-import { AnchorError, fromNative, throwIfAborted } from './errors.js';
-import { cacheType, policySchema } from './options.js';
-import { show } from './show.js';
-import { check, integer, oneOf, type Scope } from './validate.js';
+} from '../../types/native.js';
+import { AnchorError, fromNative, throwIfAborted } from '../errors.js';
+import { cacheType, policySchema } from '../options.js';
+import { show } from '../show.js';
+import { check, integer, oneOf, type Scope } from '../validate.js';
 
 const magic = 'anchsnap';
 const formatVersion = 1;
@@ -40,7 +40,7 @@ const maxHeaderBytes = 16 * 1024 * 1024;
 
 /** What a snapshot's model and this one must have in common. */
 export interface SnapshotModel {
-  /** See {@link file://./identity.ts}. */
+  /** See lib/snapshot/identity.ts. */
   readonly identity: string;
   readonly architecture: string;
   readonly compute: ComputeMode;

@@ -2,8 +2,8 @@
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { AnchorError, throwIfAborted } from './errors.js';
-import { invalid } from './options.js';
+import { AnchorError, throwIfAborted } from '../errors.js';
+import { invalid } from '../options.js';
 import type { SnapshotWriter, Source } from './snapshot.js';
 
 /** All of a snapshot in one array. */

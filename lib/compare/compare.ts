@@ -1,9 +1,15 @@
 /** One text under several policies and types of the cache, against the model's own attention. */
-import type { CompareOptions, Comparison, ComparisonCase, Model, ModelInfo } from '../types/api.js';
+import type {
+  CompareOptions,
+  Comparison,
+  ComparisonCase,
+  Model,
+  ModelInfo,
+} from '../../types/api.js';
+import { AnchorError, throwIfAborted } from '../errors.js';
+import { ModelHandle } from '../model.js';
+import { checkIds, type Parsed, parseCases, parseOptions } from '../options.js';
 import { ComparedText, ComparisonRun, type NamedCase } from './compare-run.js';
-import { AnchorError, throwIfAborted } from './errors.js';
-import { ModelHandle } from './model.js';
-import { checkIds, type Parsed, parseCases, parseOptions } from './options.js';
 
 const referenceName = 'own attention';
 
