@@ -32,7 +32,7 @@ import {
   parseOptions,
 } from './options.js';
 import { describe, nativePolicy } from './policy.js';
-import { forkOf, SessionHandle, type SessionModel } from './session.js';
+import { SessionHandle, type SessionModel } from './session.js';
 import {
   hashPolicy,
   readSnapshot,
@@ -216,7 +216,10 @@ export class ModelHandle implements Model {
     if (contextLength > longest) {
       throw invalid('option "contextLength"', `an integer from 1 to ${longest}`, contextLength);
     }
-    if (from) return forkOf(from, this.#shared, options);
+    if (from) {
+      const { from: _, ...others } = options;
+      return SessionHandle.forkOf(from, this.#shared, others);
+    }
     if (options.at !== undefined) {
       throw invalid('option "at"', 'given together with "from"', options.at);
     }

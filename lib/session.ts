@@ -23,13 +23,6 @@ import { defined, expected } from './validate.js';
 
 const progressMilliseconds = 100;
 
-/** A session that begins with the tokens of another one of the same model. */
-export let forkOf: (
-  from: Session,
-  model: SessionModel,
-  options: Omit<SessionOptions, 'from'>,
-) => SessionHandle;
-
 /** What a session needs of its model. */
 export interface SessionModel {
   readonly vocabSize: number;
@@ -72,6 +65,22 @@ export class SessionHandle implements Session {
     this.#native = native;
     this.#position = native.stats().position;
     model.adopt(this);
+  }
+
+  /** Begins with the tokens of `from`, which has to be a session of the same model. */
+  static forkOf(
+    from: Session,
+    model: SessionModel,
+    { at, contextLength, ...others }: Omit<SessionOptions, 'from'>,
+  ): SessionHandle {
+    if (!(#model in from) || from.#model !== model) {
+      throw invalid('option "from"', 'a session of this model', from);
+    }
+    for (const [name, value] of Object.entries(others)) {
+      const instead = 'left out, since the session has that of "from"';
+      if (value !== undefined) throw invalid(`option "${name}"`, instead, value);
+    }
+    return from.#fork(at ?? from.position, contextLength ?? from.contextLength);
   }
 
   get position(): number {
@@ -155,19 +164,6 @@ export class SessionHandle implements Session {
 
   [Symbol.dispose](): void {
     this.dispose();
-  }
-
-  static {
-    forkOf = (from, model, { at, contextLength, policy, cacheType, prefixCache }) => {
-      if (!(#model in from) || from.#model !== model) {
-        throw invalid('option "from"', 'a session of this model', from);
-      }
-      for (const [name, value] of Object.entries({ policy, cacheType, prefixCache })) {
-        const instead = 'left out, since the session has that of "from"';
-        if (value !== undefined) throw invalid(`option "${name}"`, instead, value);
-      }
-      return from.#fork(at ?? from.position, contextLength ?? from.contextLength);
-    };
   }
 
   #fork(at: number, contextLength: number): SessionHandle {

@@ -1,6 +1,6 @@
 /** What the commands that generate share: their options, and the way from a prompt to figures. */
 import { type Command, Option } from 'commander';
-import type { CacheType, Model, Session } from '../../types/api.js';
+import type { CacheType, GenerationDefaults, Model, Session } from '../../types/api.js';
 import { loadModel } from '../load.js';
 import { parseOptions } from '../options.js';
 import { defined } from '../validate.js';
@@ -31,14 +31,12 @@ import {
 const defaultTokens = 256;
 
 /** Options of every command that generates. */
-export interface GenerationFlags extends PolicyOptions, TextOptions, EngineOptions {
+export interface GenerationFlags
+  extends PolicyOptions,
+    TextOptions,
+    EngineOptions,
+    GenerationDefaults {
   model?: string;
-  maxTokens?: number;
-  temperature?: number;
-  topK?: number;
-  topP?: number;
-  minP?: number;
-  repetitionPenalty?: number;
   seed?: bigint;
   stop?: string[];
   generationConfig?: 'model' | 'ignore';

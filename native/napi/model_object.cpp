@@ -3,7 +3,6 @@
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <system_error>
 #include <utility>
 
 #include "convert.h"
@@ -13,6 +12,7 @@
 #include "cpu/cpu.h"
 #include "environment.h"
 #include "objects.h"
+#include "promise_worker.h"
 
 namespace anchorcoder {
 
@@ -200,10 +200,10 @@ Napi::Value createSession(const SharedHandle& handle, const Napi::CallbackInfo& 
 }
 
 // Rebuilds a policy's state and takes memory for the rows: off the JavaScript thread.
-class RestoreWorker : public Napi::AsyncWorker {
+class RestoreWorker : public PromiseWorker {
  public:
   RestoreWorker(Napi::Env env, std::shared_ptr<Lease> lease, const Napi::Object& spec)
-      : AsyncWorker(env), deferred_(env), lease_(std::move(lease)) {
+      : PromiseWorker(env, "the session"), lease_(std::move(lease)) {
     const int32_t vocabSize = lease_->executor->model()->config().vocabSize;
     policy_ = toPolicy(readObject(spec, "policy"), vocabSize);
     contextLength_ = readInt(spec, "contextLength");
@@ -215,53 +215,28 @@ class RestoreWorker : public Napi::AsyncWorker {
     state_.rowBytes = readSize(spec, "rowBytes");
   }
 
-  Napi::Promise promise() const { return deferred_.Promise(); }
-
- protected:
-  void Execute() override {
-    try {
-      session_ = lease_->executor->restore(policy_, contextLength_, storage_, state_);
-    } catch (const Error& error) {
-      failure_ = error;
-    } catch (const std::exception&) {
-      failure_.emplace(ErrorCode::outOfMemory, "There is no memory left for the session");
-    }
-  }
-
-  void OnOK() override {
-    try {
-      if (failure_) throw *failure_;
-      deferred_.Resolve(restoreObject(Env(), lease_, std::move(session_)));
-    } catch (const Error& error) {
-      deferred_.Reject(toJavaScript(Env(), error).Value());
-    } catch (const std::bad_alloc&) {
-      const Error error(ErrorCode::outOfMemory, "There is no memory left for the session");
-      deferred_.Reject(toJavaScript(Env(), error).Value());
-    }
-  }
-
  private:
   static std::vector<int32_t> readPositions(const Napi::Object& object, const char* name) {
     return readIds(object, name, std::numeric_limits<int32_t>::max());
   }
 
-  Napi::Promise::Deferred deferred_;
+  void work() override {
+    session_ = lease_->executor->restore(policy_, contextLength_, storage_, state_);
+  }
+  Napi::Value result() override { return restoreObject(Env(), lease_, std::move(session_)); }
+
   std::shared_ptr<Lease> lease_;
   Policy policy_;
   int32_t contextLength_;
   DType storage_;
   SessionState state_;
   std::shared_ptr<Session> session_;
-  std::optional<Error> failure_;
 };
 
 Napi::Value restore(const SharedHandle& handle, const Napi::CallbackInfo& info) {
   if (!info[0].IsObject()) throw Error(ErrorCode::invalidArgument, "Expected a specification");
-  auto worker =
-      std::make_unique<RestoreWorker>(info.Env(), handle->open(), info[0].As<Napi::Object>());
-  const Napi::Promise promise = worker->promise();
-  worker.release()->Queue();  // deletes itself
-  return promise;
+  return PromiseWorker::start(
+      std::make_unique<RestoreWorker>(info.Env(), handle->open(), info[0].As<Napi::Object>()));
 }
 
 Napi::Value memory(const SharedHandle& handle, const Napi::CallbackInfo& info) {
@@ -305,60 +280,35 @@ Napi::Object modelObject(Napi::Env env, std::shared_ptr<Model> model, uint64_t p
   return object;
 }
 
-class LoadWorker : public Napi::AsyncWorker {
+class LoadWorker : public PromiseWorker {
  public:
   LoadWorker(Napi::Env env, ModelSpec spec)
-      : AsyncWorker(env), deferred_(env), spec_(std::move(spec)) {}
-
-  Napi::Promise promise() const { return deferred_.Promise(); }
-
- protected:
-  void Execute() override {
-    try {
-      const char* set = spec_.instructionSet.empty() ? nullptr : spec_.instructionSet.c_str();
-      const bool asked = spec_.maxMemory != 0;
-      auto context = DeviceContext::open(cpuOps(), {spec_.threads, set},
-                                         asked ? spec_.maxMemory : memoryLeft(""),
-                                         asked ? "maxMemory" : "what the cgroup's limit leaves");
-      model_ = std::make_shared<Model>(std::move(context), std::move(spec_.config), spec_.files,
-                                       std::move(spec_.tensors));
-    } catch (const Error& error) {
-      failure_ = error;
-    } catch (const std::exception& error) {
-      failure_.emplace(ErrorCode::outOfMemory, error.what());
-    }
-  }
-
-  void OnOK() override {
-    if (failure_) return deferred_.Reject(toJavaScript(Env(), *failure_).Value());
-    try {
-      deferred_.Resolve(modelObject(Env(), std::move(model_), spec_.prefixCacheBytes));
-    } catch (const std::bad_alloc&) {
-      reject(ErrorCode::outOfMemory, "There is no memory left for the model");
-    } catch (const std::system_error& error) {
-      reject(ErrorCode::outOfMemory, std::string("No thread for the model: ") + error.what());
-    }
-  }
+      : PromiseWorker(env, "the model"), spec_(std::move(spec)) {}
 
  private:
-  void reject(ErrorCode code, const std::string& message) {
-    deferred_.Reject(toJavaScript(Env(), Error(code, message)).Value());
+  void work() override {
+    const char* set = spec_.instructionSet.empty() ? nullptr : spec_.instructionSet.c_str();
+    const bool asked = spec_.maxMemory != 0;
+    auto context = DeviceContext::open(cpuOps(), {spec_.threads, set},
+                                       asked ? spec_.maxMemory : memoryLeft(""),
+                                       asked ? "maxMemory" : "what the cgroup's limit leaves");
+    model_ = std::make_shared<Model>(std::move(context), std::move(spec_.config), spec_.files,
+                                     std::move(spec_.tensors));
+  }
+  Napi::Value result() override {
+    return modelObject(Env(), std::move(model_), spec_.prefixCacheBytes);
   }
 
-  Napi::Promise::Deferred deferred_;
   ModelSpec spec_;
   std::shared_ptr<Model> model_;
-  std::optional<Error> failure_;
 };
 
 }  // namespace
 
 Napi::Value loadModel(const Napi::CallbackInfo& info) {
   if (!info[0].IsObject()) throw Error(ErrorCode::invalidArgument, "Expected a specification");
-  auto* worker = new LoadWorker(info.Env(), toSpec(info[0].As<Napi::Object>()));
-  const Napi::Promise promise = worker->promise();
-  worker->Queue();
-  return promise;
+  ModelSpec spec = toSpec(info[0].As<Napi::Object>());
+  return PromiseWorker::start(std::make_unique<LoadWorker>(info.Env(), std::move(spec)));
 }
 
 }  // namespace anchorcoder

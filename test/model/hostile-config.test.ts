@@ -6,12 +6,15 @@ import {
   type Case,
   edit,
   HostileFolders,
+  invalid,
   type Json,
   many,
+  mega,
   offsetsOf,
   readWeights,
   tokenizer,
   tokenizerModel,
+  unsupported,
   writeJson,
   writeSparse,
   writeWeights,
@@ -19,10 +22,6 @@ import {
 
 const folders = new HostileFolders();
 afterAll(() => folders.remove());
-
-const invalid = 'ERR_MODEL_INVALID';
-const unsupported = 'ERR_MODEL_UNSUPPORTED';
-const mega = 1 << 20;
 
 const config = (change: Json) => edit('config.json', change);
 const text = (value: string) => (folder: string) => writeJson(folder, 'config.json', value);

@@ -17,8 +17,12 @@ import {
   HostileFolders,
   headerBytes,
   index,
+  invalid,
   many,
+  mega,
+  missing,
   readWeights,
+  unsupported,
   weights,
   writeJson,
   writeSparse,
@@ -28,10 +32,6 @@ import {
 const folders = new HostileFolders();
 afterAll(() => folders.remove());
 
-const invalid = 'ERR_MODEL_INVALID';
-const missing = 'ERR_MODEL_NOT_FOUND';
-const unsupported = 'ERR_MODEL_UNSUPPORTED';
-const mega = 1 << 20;
 const norm = 'model.norm.weight';
 
 /** Another entry of the header, before all others. */

@@ -6,10 +6,13 @@ import {
   type Case,
   HostileFolders,
   headerBytes,
+  invalid,
   type Json,
   many,
+  mega,
   offsetsOf,
   readWeights,
+  unsupported,
   weights,
   writeSparse,
   writeWeights,
@@ -17,10 +20,6 @@ import {
 
 const folders = new HostileFolders();
 afterAll(() => folders.remove());
-
-const invalid = 'ERR_MODEL_INVALID';
-const unsupported = 'ERR_MODEL_UNSUPPORTED';
-const mega = 1 << 20;
 
 const raw =
   (bytes: Uint8Array, size = bytes.length) =>

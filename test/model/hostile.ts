@@ -25,6 +25,11 @@ const mostCpuMilliseconds = 2000;
 const mostMilliseconds = 20_000;
 const mostBytes = 200e6;
 
+export const invalid = 'ERR_MODEL_INVALID';
+export const missing = 'ERR_MODEL_NOT_FOUND';
+export const unsupported = 'ERR_MODEL_UNSUPPORTED';
+export const mega = 1 << 20;
+
 /** Its name, how a valid folder is broken, and the code and sentence of the error. */
 export type Case = [string, (folder: string) => void, ErrorCode, RegExp];
 
