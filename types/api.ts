@@ -269,7 +269,7 @@ export interface Model {
   /**
    * A chat as the folder's template writes it. Text of the messages never becomes a control token.
    * @throws `ERR_MODEL_UNSUPPORTED` where there is no template, `ERR_MODEL_INVALID` for one that is
-   * broken or takes more than 2 seconds or 256 MiB, `ERR_INVALID_ARGUMENT` also for messages that
+   * broken or takes more than 1.5 seconds or 128 MiB, `ERR_INVALID_ARGUMENT` also for messages that
    * the template refuses, `ERR_NO_TOKENIZER`
    */
   chat(messages: readonly ChatMessage[], options?: ChatOptions): Promise<ChatPrompt>;

@@ -1,7 +1,7 @@
 /** What rendering a chat template may take. */
 
 /** Memory of the process, in MiB. */
-export const chatMegabytes = 256;
+export const chatMegabytes = 128;
 
 /** Time of one chat. */
-export const chatMilliseconds = 2000;
+export const chatMilliseconds = 1500;

@@ -224,6 +224,26 @@ describe('inspect', () => {
   });
 });
 
+describe('--adapter', () => {
+  const granite = ['models', 'adapters'].map((name) => join(root, 'test/golden', name, 'granite'));
+  const [base, adapter] = granite as [string, string];
+
+  test('is merged into the model that it is for', async () => {
+    const { stdout, code } = await run(['inspect', base, '--adapter', adapter]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^adapter +.*adapters\/granite$/m);
+  });
+
+  test.each([['generate'], ['compare'], ['complete', 'README.md:1:1']])(
+    'and refused for any other: %s',
+    async (...command) => {
+      const { stderr, code } = await run([...command, '--adapter', adapter], 'x = 1\n');
+      expect(stderr).toMatch(/^ERR_MODEL_INVALID: .*adapter/m);
+      expect(code).toBe(1);
+    },
+  );
+});
+
 describe('the program', () => {
   test('help and version', async () => {
     const [version, help, more, none] = await Promise.all([

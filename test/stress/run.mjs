@@ -1,4 +1,5 @@
-// Hours of everything at once: node test/stress/run.mjs [--minutes N] [--seed N] [--model FOLDER]
+// Hours of everything at once:
+//   node test/stress/run.mjs [--minutes N] [--parallel N] [--seed N] [--model FOLDER]
 // Sessions that read, generate, fork, go back, are saved and restored, aborted, disposed or dropped;
 // a prefix cache; models and worker threads that come and go; a thread that is blocked now and then.
 // Undisturbed results have to stay the same and memory has to come back.
@@ -15,6 +16,7 @@ import { loadModel } from 'anchorcoder';
 const { values } = parseArgs({
   options: {
     minutes: { type: 'string', default: '1' },
+    parallel: { type: 'string', default: '12' },
     seed: { type: 'string', default: String(Date.now() % 1e6) },
     model: {
       type: 'string',
@@ -316,7 +318,7 @@ async function observer() {
   }
 }
 
-await Promise.all([...Array.from({ length: 12 }, actor), observer()]);
+await Promise.all([...Array.from({ length: Number(values.parallel) }, actor), observer()]);
 /** Sessions, and bytes of rows that are not the prefix cache's. */
 function left() {
   const { sessions, caches, prefixCache } = model.memory();

@@ -70,6 +70,20 @@ test('200 sessions at once hold what their stats say, and give it back', async (
   expect(model.memory().caches).toBe(0);
 }, 120_000);
 
+test('what is kept for the ends of lines counts as memory, too', async () => {
+  using session = model.createSession();
+  await session.append('x = 1\n'.repeat(50));
+  const { bytes } = session.stats();
+  expect(model.memory().caches).toBe(bytes);
+  const { mapped, weights } = model.memory();
+  // With room for the blocks of rows, but not for what is kept beside them.
+  using short = await loadModel(folder, { maxMemory: mapped + weights + bytes - 4000 });
+  using other = short.createSession();
+  await expect(other.append('x = 1\n'.repeat(50))).rejects.toMatchObject({
+    code: 'ERR_OUT_OF_MEMORY',
+  });
+}, 120_000);
+
 test('aborts at random change no other session', async () => {
   const random = new Random(5);
   const alone: number[][] = [];
