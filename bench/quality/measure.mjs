@@ -1,15 +1,20 @@
-// What compression costs: a model that was trained for anchors and its twin, which is the same
-// model with a full mask, by policy: nats per byte of text, divergence, copying, rows and bytes.
+// What compression costs, by policy and type of rows: nats per byte of text, divergence, copying,
+// rows and bytes. Of a model that was trained for anchors and its twin, which is the same model
+// with a full mask:
 //   node bench/quality/measure.mjs --twin FOLDER --text FILE [--files 100] [--cases twin,anchored]
-//     [--json FILE]
+// Of one model that was not trained for anchors, whose newlines are the anchors then:
+//   node bench/quality/measure.mjs --model FOLDER --text FILE [--dense 17,18,20,23] [--window 64]
+// Both: [--length 2048] ids of a text are read at most, texts of less than [--shortest 1] ids are
+// passed over; [--threads 1] [--json FILE]. `cases.mjs` has the names of all cases.
 // SIGINT ends it after the text at hand, and what was measured is reported.
 import { loadModel } from 'anchorcoder';
 import { readOptions, report } from '../common.mjs';
+import { trainingFreeCases, twinCases } from './cases.mjs';
 import { Groups, Reference, readText } from './scores.mjs';
-import { anchorIds, continuations, copies, prepare, readDocuments, readPieces } from './texts.mjs';
+import { continuations, copies, prepare, readDocuments, readPieces } from './texts.mjs';
 
-const sinks = 4;
 const distances = [16, 64, 128, 256, 512, 1024, 2048];
+const ranges = [16, 128, 2048];
 const positions = [64, 256, 512, 1024, 2049];
 const lengths = [2, 4, Number.POSITIVE_INFINITY];
 
@@ -17,49 +22,36 @@ const options = readOptions({
   twin: '',
   text: '',
   files: 100,
-  cases: 'twin,anchored',
+  length: 2048,
+  shortest: 1,
+  cases: '',
+  dense: '17,18,20,23',
+  window: 64,
   threads: 1,
 });
-const { threads } = options;
-const anchored = await loadModel(options.model, { threads });
-const twin = await loadModel(options.twin, { threads });
-const dense = [0, 8];
+const { threads, length } = options;
+const { models, reference, sized, cases } = await load();
+const main = Object.values(models)[0];
 
-/** Policies by name; `rows` are those that the anchored session held, `ids` the text's. */
-const cases = {
-  twin: () => ({ model: twin, policy: { kind: 'full' } }),
-  'twin-int8': () => ({ model: twin, policy: { kind: 'full' }, cacheType: 'int8' }),
-  anchored: () => ({ model: anchored }),
-  'anchored-int8': () => ({ model: anchored, cacheType: 'int8' }),
-  'anchored-no-dense': () => ({ model: anchored, policy: { kind: 'anchor', per: 'none' } }),
-  'twin-anchors': () => ({
-    model: twin,
-    policy: { kind: 'anchor', tokens: anchorIds, denseLayers: dense },
-  }),
-  'twin-window': ({ rows }) => ({
-    model: twin,
-    policy: { kind: 'window', size: windowOf(rows / twin.info.layers), sinks },
-  }),
-  'twin-window-dense': ({ rows, ids }) => ({
-    model: twin,
-    policy: {
-      kind: 'window',
-      size: windowOf((rows - dense.length * ids) / (twin.info.layers - dense.length)),
-      sinks,
-      denseLayers: dense,
-    },
-  }),
-  'twin-ansan': () => ({ model: twin, policy: { kind: 'ansan', tokens: anchorIds.slice(1) } }),
-};
-
-function windowOf(rows) {
-  return Math.max(1, Math.round(rows) - sinks);
+async function load() {
+  const model = await loadModel(options.model, { threads });
+  if (options.twin === '') {
+    return {
+      ...trainingFreeCases(options.dense.split(',').map(Number), options.window),
+      models: { model },
+    };
+  }
+  return {
+    ...twinCases,
+    models: { anchored: model, twin: await loadModel(options.twin, { threads }) },
+  };
 }
 
-const names = options.cases.split(',');
+const names = options.cases === '' ? [reference, sized] : options.cases.split(',');
 const unknown = names.find((name) => !Object.hasOwn(cases, name));
-if (unknown !== undefined || names[0] !== 'twin' || names[1] !== 'anchored') {
-  throw new Error(`Expected twin, anchored and then any of: ${Object.keys(cases).join(', ')}`);
+if (unknown !== undefined || names[0] !== reference || names[1] !== sized) {
+  const known = Object.keys(cases).join(', ');
+  throw new Error(`Expected ${reference}, ${sized} and then any of: ${known}`);
 }
 
 function bucket(value, ends) {
@@ -73,13 +65,14 @@ function collect(groups, text, spans, before, { nats, kl, hits, stats }) {
   const { ids, bytes, language } = text;
   for (let at = 1; at < ids.length; ++at) {
     const values = { bytes: bytes[at], nats: nats[at], kl: kl[at], hits: hits[at] };
-    if (text.isAnchor(at)) {
-      groups.add('anchors', values);
+    if (text.isControl(at)) {
+      groups.add('control tokens', values);
       continue;
     }
     groups.add('all', values);
     groups.add(`language ${language}`, values);
     groups.add(`position ${bucket(at, positions)}`, values);
+    if (at >= length / 2) groups.add('second half', values);
     if (before[at] > 0) {
       const probability = Math.exp(-nats[at]);
       groups.add(`3-gram at ${bucket(before[at], distances)}`, { hits: hits[at], probability });
@@ -88,14 +81,19 @@ function collect(groups, text, spans, before, { nats, kl, hits, stats }) {
   for (const span of spans) {
     const values = copyOf(span, nats, hits);
     groups.add(`${span.kind} at ${bucket(span.distance, distances)}`, values);
-    const length = bucket(span.end - span.first, lengths);
-    groups.add(`${span.kind} of ${length} ids`, values);
+    groups.add(`${span.kind} of ${bucket(span.end - span.first, lengths)} ids`, values);
+    if (span.kind === 'literal') continue;
+    const range = bucket(span.distance, ranges);
+    const then = span.endedLine ? "at a line's end" : 'within a line';
+    const now = span.beginsLine ? 'first in its line' : 'within its line';
+    groups.add(`${span.kind}, last ${then}, at ${range}`, values);
+    groups.add(`${span.kind}, now ${now}, at ${range}`, values);
   }
   const { rows, mirrorRows, bytes: held, rowBytes } = stats;
   const live = rows + mirrorRows;
   const kept = { rows: live, held, liveBytes: live * rowBytes, ...text.full };
   groups.add('cache', kept);
-  if (ids.length > text.input.length) groups.add('cache of texts of 2048 ids', kept);
+  if (ids.length > text.input.length) groups.add(`cache of texts of ${length} ids`, kept);
 }
 
 /** First id right, the others right behind it, all right, and the probability of all. */
@@ -106,35 +104,40 @@ function copyOf({ first, end }, nats, hits) {
   return { first: hits[first], whole: Number(right(first)), probability: Math.exp(-sum), ...rest };
 }
 
-async function measureText(document, sums) {
-  const text = await prepare(anchored, document, pieces);
+async function measureText(text, sums) {
   const before = continuations(text.ids);
   const spans = copies(text.ids, pieces);
-  const reference = new Reference();
-  const held = { ids: text.input.length, rows: 0 };
+  distributions.clear();
+  const held = { text, info: main.info, rows: 0, rowBytes: 0 };
   for (const name of names) {
-    const { model, ...settings } = cases[name](held);
-    const session = model.createSession(settings);
-    const scores = await readText(session, text, reference);
+    const { of, ...settings } = cases[name](held);
+    const session = models[of].createSession(settings);
+    const scores = await readText(session, text, distributions);
     session.dispose();
     const { stats } = scores;
-    // The first case is the twin in its own type of rows.
+    // The first case is the full cache in the model's own type of rows.
     text.full ??= { fullRows: stats.full.rows, fullBytes: stats.full.bytes };
-    if (name === 'anchored') held.rows = stats.rows + stats.mirrorRows;
+    if (name === sized) {
+      held.rows = stats.rows + stats.mirrorRows;
+      held.rowBytes = stats.rowBytes;
+    }
     collect(sums.get(name), text, spans, before, scores);
   }
 }
 
 const pieces = readPieces(options.model);
+const distributions = new Reference();
 const sums = new Map(names.map((name) => [name, new Groups()]));
 let stopped = false;
 process.once('SIGINT', () => {
   stopped = true;
 });
 let files = 0;
-for (const document of readDocuments(options.text, options.files)) {
-  if (stopped) break;
-  await measureText(document, sums);
+for (const document of readDocuments(options.text)) {
+  if (stopped || files === options.files) break;
+  const text = await prepare(main, document, pieces, length);
+  if (text.ids.length < options.shortest) continue;
+  await measureText(text, sums);
   files += 1;
   process.stderr.write(`\r${files} of ${options.files} texts`);
 }
@@ -142,21 +145,24 @@ process.stderr.write('\n');
 
 const figures = { files };
 for (const [name, groups] of sums) figures[name] = Object.fromEntries(groups.entries());
+const first = figures[reference];
+const perByte = ({ nats, bytes }) => nats / bytes;
+const ratio = (name, group) => perByte(figures[name][group]) / perByte(first[group]);
 const rows = names.map((name) => {
-  const { all, anchors, cache } = figures[name];
+  const { all, cache, 'control tokens': control } = figures[name];
   return {
     case: name,
-    'nats/byte': (all.nats / all.bytes).toFixed(4),
-    'of the twin': (all.nats / figures.twin.all.nats).toFixed(4),
+    'nats/byte': perByte(all).toFixed(4),
+    ratio: ratio(name, 'all').toFixed(4),
+    'second half': first['second half'] ? ratio(name, 'second half').toFixed(4) : '',
     'KL/token': all.kl / all.count,
     'top-1': (all.hits / all.count).toFixed(4),
-    'nats/anchor': anchors.nats / anchors.count,
+    ...(control ? { 'nats/control token': control.nats / control.count } : {}),
     rows: (cache.rows / cache.fullRows).toFixed(4),
     'bytes of blocks': (cache.held / cache.fullBytes).toFixed(4),
     'of rows': (cache.liveBytes / cache.fullBytes).toFixed(4),
   };
 });
-console.log(`${files} texts, ${figures.twin.all.count} targets, ${figures.twin.all.bytes} bytes`);
-report(options, anchored, rows, figures);
-anchored.dispose();
-twin.dispose();
+console.log(`${files} texts, ${first.all.count} targets, ${first.all.bytes} bytes`);
+report(options, main, rows, figures);
+for (const model of Object.values(models)) model.dispose();

@@ -37,30 +37,37 @@ function normalise(row) {
 
 /** The distributions of the first session that reads a text; the others are compared with them. */
 export class Reference {
+  /** By target; the arrays are used again for the next text, since they are large. */
   probabilities = [];
   /** Sum of p log p of each. */
   negativeEntropies = [];
 
+  /** Forgets the text. */
+  clear() {
+    this.negativeEntropies = [];
+  }
+
   /** KL divergence of the row's distribution, 0 for the first one that is seen of a target. */
   compare(at, row, logSum) {
-    const known = this.probabilities[at];
-    if (known === undefined) {
+    const negativeEntropy = this.negativeEntropies[at];
+    if (negativeEntropy === undefined) {
       this.keep(at, row, logSum);
       return 0;
     }
+    const known = this.probabilities[at];
     let expected = 0;
     for (let i = 0; i < row.length; ++i) expected += known[i] * row[i];
-    return Math.max(0, this.negativeEntropies[at] - expected + logSum);
+    return Math.max(0, negativeEntropy - expected + logSum);
   }
 
   keep(at, row, logSum) {
-    const known = new Float32Array(row.length);
+    this.probabilities[at] ??= new Float32Array(row.length);
+    const known = this.probabilities[at];
     let sum = 0;
     for (let i = 0; i < row.length; ++i) {
       known[i] = Math.exp(row[i] - logSum);
       sum += known[i] * (row[i] - logSum);
     }
-    this.probabilities[at] = known;
     this.negativeEntropies[at] = sum;
   }
 }

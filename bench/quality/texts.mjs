@@ -3,10 +3,8 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** Id of `<|endoftext|>`, `<ANCHOR>` and the two marks of fill-in-the-middle. */
-export const anchorIds = [0, 1, 2, 3];
-
-const mostIds = 2048;
+/** Ids between a name and the end of its line that the name still is at the line's end with. */
+const mostBehind = 2;
 /** A word of any language measured here, or what stands between quotes on one line. */
 const copied = /([A-Za-z_$][\w$]{2,})|(["'`])([^"'`\n]{3,})\2/g;
 
@@ -23,16 +21,27 @@ export function readDocuments(file, count) {
     .map((line) => JSON.parse(line));
 }
 
-/** (vocabulary) bytes of every id as a string of one character a byte; none for control tokens. */
+/**
+ * (vocabulary) bytes of every id as a string of one character a byte; none for control tokens. Of
+ * tokenizers with a byte-level vocabulary.
+ */
 export function readPieces(folder) {
   const { model, added_tokens } = JSON.parse(readFileSync(join(folder, 'tokenizer.json'), 'utf8'));
   const bytes = byteCharacters();
   const pieces = [];
-  for (const [text, id] of Object.entries(model.vocab)) {
-    pieces[id] = [...text].map((character) => bytes.get(character)).join('');
+  for (const { id, special, content } of added_tokens) {
+    pieces[id] = special ? '' : Buffer.from(content).toString('latin1');
   }
-  for (const { id } of added_tokens) pieces[id] = '';
+  for (const [text, id] of Object.entries(model.vocab)) {
+    pieces[id] ??= [...text].map((character) => byteOf(bytes, character)).join('');
+  }
   return pieces;
+}
+
+function byteOf(bytes, character) {
+  const byte = bytes.get(character);
+  if (byte === undefined) throw new Error(`Expected a byte-level vocabulary, but: ${character}`);
+  return byte;
 }
 
 // Byte-level vocabularies write printable bytes as themselves and the others from U+0100 on.
@@ -49,11 +58,13 @@ function byteCharacters() {
 }
 
 /** The first ids of a text: `input` is read, and every id behind the first is a target. */
-export async function prepare(model, { l: language, t: text }, pieces) {
+export async function prepare(model, { l: language, t: text }, pieces, length) {
   const all = await model.tokenize(text);
-  const ids = all.subarray(0, mostIds + 1);
+  const ids = all.subarray(0, length + 1);
   const bytes = Uint8Array.from(ids, (id) => pieces[id].length);
-  return { language, ids, input: ids.slice(0, mostIds), bytes, isAnchor: (at) => ids[at] < 4 };
+  const isControl = (at) => bytes[at] === 0;
+  const isNewline = (at) => pieces[ids[at]].includes('\n');
+  return { language, ids, input: ids.slice(0, length), bytes, isControl, isNewline };
 }
 
 /** (ids) how far back the same three ids were last followed by the same id; 0: they were not. */
@@ -71,14 +82,14 @@ export function continuations(ids) {
 
 /**
  * Names and quoted literals that stand further up already: kind, ids from `first` to before `end`,
- * distance in ids to the last time. Those whose last id goes on behind them are left out.
+ * distance in ids to the last time. `endedLine`: it stood at its line's end then, with two ids
+ * before the newline at most; `beginsLine`: only blanks stand before it in its line now. Those
+ * whose last id goes on behind them are left out.
  */
 export function copies(ids, pieces) {
-  const starts = [];
   const owners = [];
   let text = '';
   ids.forEach((id, at) => {
-    starts.push(text.length);
     for (let i = 0; i < pieces[id].length; ++i) owners.push(at);
     text += pieces[id];
   });
@@ -92,10 +103,13 @@ export function copies(ids, pieces) {
     const to = from + content.length;
     const [first, last] = [owners[from], owners[to - 1]];
     const before = seen.get(content);
-    seen.set(content, { first, count: (before?.count ?? 0) + 1 });
+    const endsLine = owners[text.indexOf('\n', to)] - last <= mostBehind + 1;
+    seen.set(content, { first, endsLine, count: (before?.count ?? 0) + 1 });
     const endsHere = to === text.length || owners[to] !== last;
     if (before === undefined || !endsHere || first === before.first) continue;
-    const span = { first, end: last + 1, distance: first - before.first };
+    const beginsLine = text.slice(text.lastIndexOf('\n', from) + 1, from).trim() === '';
+    const distance = first - before.first;
+    const span = { first, end: last + 1, distance, endedLine: before.endsLine, beginsLine };
     found.push({ kind, ...span });
     if (kind === 'name' && before.count === 1) found.push({ kind: 'rare name', ...span });
   }
