@@ -1,11 +1,15 @@
-// Prints what measure.mjs wrote as Markdown tables: loss by language, by position, and copying.
+// Prints what measure.mjs wrote as Markdown tables: all policies, then for the named ones (the
+// second case if none is) loss by language and position, and copying.
 //   node bench/quality/tables.mjs bench/results/quality-loss.json [CASE ...]
 import { readFileSync } from 'node:fs';
+import { titles } from './cases.mjs';
 
 const [file, ...asked] = process.argv.slice(2);
 if (file === undefined) throw new Error('Expected a result file of measure.mjs');
 const { figures } = JSON.parse(readFileSync(file, 'utf8'));
-const others = asked.length > 0 ? asked : ['anchored'];
+const names = Object.keys(figures).filter((name) => Object.hasOwn(titles, name));
+const [reference] = names;
+const others = asked.length > 0 ? asked : names.slice(1, 2);
 
 function table(title, columns, rows) {
   const lines = rows.map((row) => `| ${row.join(' | ')} |`);
@@ -14,33 +18,52 @@ function table(title, columns, rows) {
 }
 
 function groupsOf(pattern) {
-  const names = Object.keys(figures.twin).filter((name) => pattern.test(name));
+  const names = Object.keys(figures[reference]).filter((name) => pattern.test(name));
   return names.sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
 }
 
+/** One case: shares are of the reference's full cache in the model's own type of rows. */
+function policy(name) {
+  const { all, cache, 'second half': late } = figures[name];
+  const lossOf = ({ nats, bytes }) => nats / bytes;
+  const ratio = (group) =>
+    (lossOf(figures[name][group]) / lossOf(figures[reference][group])).toFixed(3);
+  return [
+    titles[name],
+    lossOf(all).toFixed(4),
+    ratio('all'),
+    late ? ratio('second half') : '–',
+    (all.kl / all.count).toPrecision(3),
+    percent(all.hits / all.count),
+    percent(cache.rows / cache.fullRows),
+    percent(cache.liveBytes / cache.fullBytes),
+    percent(cache.held / cache.fullBytes),
+  ];
+}
+
 function perByte(name) {
-  const twin = figures.twin[name];
-  const loss = twin.nats / twin.bytes;
+  const base = figures[reference][name];
+  const loss = base.nats / base.bytes;
   const cells = others.flatMap((other) => {
     const { nats, bytes, kl, count, hits } = figures[other][name];
     const figure = nats / bytes;
     const top1 = `${((100 * hits) / count).toFixed(1)} %`;
     return [figure.toFixed(4), (figure / loss).toFixed(3), (kl / count).toFixed(4), top1];
   });
-  const top1 = `${((100 * twin.hits) / twin.count).toFixed(1)} %`;
-  return [name, twin.count, loss.toFixed(4), top1, ...cells];
+  const top1 = `${((100 * base.hits) / base.count).toFixed(1)} %`;
+  return [name, base.count, loss.toFixed(4), top1, ...cells];
 }
 
-/** A rate of each case; its ratio to the twin's where the twin's exceeds one half. */
+/** A rate of each case; its ratio to the reference's where that one exceeds one half. */
 function rates(name, key, of) {
-  const twin = figures.twin[name];
-  const total = twin[of] ?? 0;
-  const base = twin[key] / total;
+  const base = figures[reference][name];
+  const total = base[of] ?? 0;
+  const known = base[key] / total;
   const cells = others.flatMap((other) => {
     const rate = figures[other][name][key] / total;
-    return [percent(rate), base > 0.5 ? (rate / base).toFixed(3) : '–'];
+    return [percent(rate), known > 0.5 ? (rate / known).toFixed(3) : '–'];
   });
-  return [name, total, percent(base), ...cells];
+  return [name, total, percent(known), ...cells];
 }
 
 function percent(rate) {
@@ -48,27 +71,47 @@ function percent(rate) {
 }
 
 table(
-  'Loss: nats per byte, KL divergence per token from the twin, top-1',
+  `Policies: ${figures.files} texts, ${figures[reference].all.count} targets`,
+  [
+    'policy',
+    'nats/byte',
+    'ratio',
+    'second half',
+    'KL/token',
+    'top-1',
+    'rows',
+    'bytes of rows',
+    'bytes held',
+  ],
+  names.map(policy),
+);
+table(
+  `Loss: nats per byte, KL divergence per token from ${reference}, top-1`,
   [
     'targets',
     'count',
-    'twin',
+    reference,
     'top-1',
-    ...others.flatMap((name) => [name, 'of the twin', 'KL', 'top-1']),
+    ...others.flatMap((name) => [name, 'ratio', 'KL', 'top-1']),
   ],
-  groupsOf(/^(all|language|position)/).map(perByte),
+  groupsOf(/^(all|language|position|second half)/).map(perByte),
 );
-const columns = ['what', 'count', 'twin', ...others.flatMap((name) => [name, 'ratio'])];
+const columns = ['what', 'count', reference, ...others.flatMap((name) => [name, 'ratio'])];
+// By distance and length, then by place in the lines.
+const spans = /^(rare name|name|literal) (at|of)/;
+const places = /^(rare name|name), (last|now)/;
 const copying = [
   ['top-1 of what continues a 3-gram', /^3-gram/, 'hits', 'count'],
   ['its probability', /^3-gram/, 'probability', 'count'],
-  ['first id right', /^(rare name|name|literal)/, 'first', 'count'],
-  ['ids behind the first right, of spans that have such', /^(rare name|name|literal)/, 'rest'],
-  ['all ids right', /^(rare name|name|literal)/, 'whole', 'count'],
-  ['probability of all ids', /^(rare name|name|literal)/, 'probability', 'count'],
+  ...[spans, places].flatMap((pattern) => [
+    ['first id right', pattern, 'first', 'count'],
+    ['ids behind the first right, of spans that have such', pattern, 'rest', 'longer'],
+    ['all ids right', pattern, 'whole', 'count'],
+    ['probability of all ids', pattern, 'probability', 'count'],
+  ]),
 ];
-for (const [title, pattern, key, of = 'longer'] of copying) {
-  const rows = groupsOf(pattern).filter((name) => figures.twin[name][of] > 0);
+for (const [title, pattern, key, of] of copying) {
+  const rows = groupsOf(pattern).filter((name) => figures[reference][name][of] > 0);
   table(
     title,
     columns,
