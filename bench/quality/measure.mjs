@@ -10,13 +10,9 @@
 import { loadModel } from 'anchorcoder';
 import { readOptions, report } from '../common.mjs';
 import { trainingFreeCases, twinCases } from './cases.mjs';
+import { collect } from './collect.mjs';
 import { Groups, Reference, readText } from './scores.mjs';
 import { continuations, copies, prepare, readDocuments, readPieces } from './texts.mjs';
-
-const distances = [16, 64, 128, 256, 512, 1024, 2048];
-const ranges = [16, 128, 2048];
-const positions = [64, 256, 512, 1024, 2049];
-const lengths = [2, 4, Number.POSITIVE_INFINITY];
 
 const options = readOptions({
   twin: '',
@@ -52,56 +48,6 @@ const unknown = names.find((name) => !Object.hasOwn(cases, name));
 if (unknown !== undefined || names[0] !== reference || names[1] !== sized) {
   const known = Object.keys(cases).join(', ');
   throw new Error(`Expected ${reference}, ${sized} and then any of: ${known}`);
-}
-
-function bucket(value, ends) {
-  const i = ends.findIndex((end) => value < end);
-  const last = Number.isFinite(ends[i]) ? `-${ends[i] - 1}` : ' or more';
-  return `${i === 0 ? 1 : ends[i - 1]}${last}`;
-}
-
-/** Adds what one case predicted of one text to its sums. */
-function collect(groups, text, spans, before, { nats, kl, hits, stats }) {
-  const { ids, bytes, language } = text;
-  for (let at = 1; at < ids.length; ++at) {
-    const values = { bytes: bytes[at], nats: nats[at], kl: kl[at], hits: hits[at] };
-    if (text.isControl(at)) {
-      groups.add('control tokens', values);
-      continue;
-    }
-    groups.add('all', values);
-    groups.add(`language ${language}`, values);
-    groups.add(`position ${bucket(at, positions)}`, values);
-    if (at >= length / 2) groups.add('second half', values);
-    if (before[at] > 0) {
-      const probability = Math.exp(-nats[at]);
-      groups.add(`3-gram at ${bucket(before[at], distances)}`, { hits: hits[at], probability });
-    }
-  }
-  for (const span of spans) {
-    const values = copyOf(span, nats, hits);
-    groups.add(`${span.kind} at ${bucket(span.distance, distances)}`, values);
-    groups.add(`${span.kind} of ${bucket(span.end - span.first, lengths)} ids`, values);
-    if (span.kind === 'literal') continue;
-    const range = bucket(span.distance, ranges);
-    const then = span.endedLine ? "at a line's end" : 'within a line';
-    const now = span.beginsLine ? 'first in its line' : 'within its line';
-    groups.add(`${span.kind}, last ${then}, at ${range}`, values);
-    groups.add(`${span.kind}, now ${now}, at ${range}`, values);
-  }
-  const { rows, mirrorRows, bytes: held, rowBytes } = stats;
-  const live = rows + mirrorRows;
-  const kept = { rows: live, held, liveBytes: live * rowBytes, ...text.full };
-  groups.add('cache', kept);
-  if (ids.length > text.input.length) groups.add(`cache of texts of ${length} ids`, kept);
-}
-
-/** First id right, the others right behind it, all right, and the probability of all. */
-function copyOf({ first, end }, nats, hits) {
-  const right = (from) => hits.subarray(from, end).every((hit) => hit === 1);
-  const sum = nats.subarray(first, end).reduce((a, b) => a + b, 0);
-  const rest = end - first > 1 ? { longer: 1, rest: Number(right(first + 1)) } : {};
-  return { first: hits[first], whole: Number(right(first)), probability: Math.exp(-sum), ...rest };
 }
 
 async function measureText(text, sums) {

@@ -58,13 +58,14 @@ function byteCharacters() {
 }
 
 /** The first ids of a text: `input` is read, and every id behind the first is a target. */
-export async function prepare(model, { l: language, t: text }, pieces, length) {
+export async function prepare(model, { l: language, t: text }, pieces, length = 2048) {
   const all = await model.tokenize(text);
   const ids = all.subarray(0, length + 1);
   const bytes = Uint8Array.from(ids, (id) => pieces[id].length);
   const isControl = (at) => bytes[at] === 0;
   const isNewline = (at) => pieces[ids[at]].includes('\n');
-  return { language, ids, input: ids.slice(0, length), bytes, isControl, isNewline };
+  const input = ids.slice(0, length);
+  return { language, length, ids, input, bytes, isControl, isNewline };
 }
 
 /** (ids) how far back the same three ids were last followed by the same id; 0: they were not. */
