@@ -5,7 +5,7 @@
 // Of one model that was not trained for anchors, whose newlines are the anchors then:
 //   node bench/quality/measure.mjs --model FOLDER --text FILE [--dense 17,18,20,23] [--window 64]
 // Both: [--length 2048] ids of a text are read at most, texts of less than [--shortest 1] ids are
-// passed over; [--threads 1] [--json FILE]. `cases.mjs` has the names of all cases.
+// passed over; [--threads 1] [--json FILE]. `cases.mjs` has the names of all cases; `--cases all`.
 // SIGINT ends it after the text at hand, and what was measured is reported.
 import { loadModel } from 'anchorcoder';
 import { readOptions, report } from '../common.mjs';
@@ -29,6 +29,11 @@ const { threads, length } = options;
 const { models, reference, sized, cases } = await load();
 const main = Object.values(models)[0];
 
+function namesOf(list) {
+  if (list === '') return [reference, sized];
+  return list === 'all' ? [...new Set([reference, sized, ...Object.keys(cases)])] : list.split(',');
+}
+
 async function load() {
   const model = await loadModel(options.model, { threads });
   if (options.twin === '') {
@@ -43,7 +48,7 @@ async function load() {
   };
 }
 
-const names = options.cases === '' ? [reference, sized] : options.cases.split(',');
+const names = namesOf(options.cases);
 const unknown = names.find((name) => !Object.hasOwn(cases, name));
 if (unknown !== undefined || names[0] !== reference || names[1] !== sized) {
   const known = Object.keys(cases).join(', ');

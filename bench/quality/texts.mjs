@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** Ids between a name and the end of its line that the name still is at the line's end with. */
+/** A name is at its line's end where no more ids than these stand between it and the newline. */
 const mostBehind = 2;
 /** A word of any language measured here, or what stands between quotes on one line. */
 const copied = /([A-Za-z_$][\w$]{2,})|(["'`])([^"'`\n]{3,})\2/g;
