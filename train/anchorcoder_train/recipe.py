@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -157,6 +158,10 @@ def _fill(kind: Any, value: Any, where: str) -> Any:
         return Path(value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if wanted is float and isinstance(value, str):
+        # YAML 1.1 reads 4e-3 as text, and 4.0e-3 as a number.
+        with suppress(ValueError):
+            return float(value)
     if (isinstance(value, bool) and wanted is not bool) or not isinstance(value, wanted):
         raise ValueError(f"{where}: expected {wanted.__name__}, but got {value!r}")
     return value

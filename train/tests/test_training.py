@@ -269,6 +269,8 @@ def test_recipes_are_changed_by_key(tmp_path: Path):
     recipe = read_recipe(path, ["budget.steps=5", "loss.next_token=0.5", "data.valid=v"])
     assert recipe.budget.steps == 5 and recipe.budget.minutes == 3.0
     assert recipe.loss.next_token == 0.5 and recipe.data.valid == Path("v")
+    # YAML 1.1 takes a number without a point for text.
+    assert read_recipe(path, ["optimizer.lr=4e-3"]).optimizer.lr == 0.004
     with pytest.raises(ValueError, match='expected "key=value"'):
         read_recipe(path, ["budget.steps"])
 
