@@ -57,10 +57,14 @@ function byteCharacters() {
   return characters;
 }
 
-/** The first ids of a text: `input` is read, and every id behind the first is a target. */
+/** The first ids of a document as a text to measure on. */
 export async function prepare(model, { l: language, t: text }, pieces, length = 2048) {
   const all = await model.tokenize(text);
-  const ids = all.subarray(0, length + 1);
+  return textOf(all.subarray(0, length + 1), language, pieces, length);
+}
+
+/** A text of at most `length` ids and one: `input` is read, every id behind the first a target. */
+export function textOf(ids, language, pieces, length) {
   const bytes = Uint8Array.from(ids, (id) => pieces[id].length);
   const isControl = (at) => bytes[at] === 0;
   const isNewline = (at) => pieces[ids[at]].includes('\n');
