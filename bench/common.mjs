@@ -120,14 +120,26 @@ export function printTable(rows) {
   }
 }
 
-/** Prints the table, and writes circumstances and figures where `--json` says. */
+function printTables(tables) {
+  for (const [name, rows] of Object.entries(tables)) {
+    console.log(`${name}:`);
+    printTable(rows);
+    console.log();
+  }
+}
+
+/**
+ * Prints a table (rows), or several by name, and writes circumstances and figures where `--json`
+ * says.
+ */
 export function report(options, model, rows, figures) {
   const about = circumstances(model);
   const { processor, cores, loadBefore } = about.machine;
   console.log(about.command);
   console.log(`${processor}, ${cores} cores, load before ${loadBefore}`);
   console.log(`Node ${about.node}, ${about.instructionSet}, ${about.threads} threads\n`);
-  printTable(rows);
+  if (Array.isArray(rows)) printTable(rows);
+  else printTables(rows);
   if (options.json === '') return;
   const text = JSON.stringify({ ...about, table: rows, figures }, null, 1);
   writeFileSync(options.json, `${text}\n`);

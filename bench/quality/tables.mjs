@@ -1,12 +1,13 @@
 // Prints what measure.mjs wrote as Markdown tables: all policies, then for the named ones (the
-// second case if none is) loss by language and position, and copying.
+// second case if none is) loss by language and position, and copying. Of use.mjs: all its tables.
 //   node bench/quality/tables.mjs bench/results/quality-loss.json [CASE ...]
+//   node bench/quality/tables.mjs bench/results/quality-use.json
 import { readFileSync } from 'node:fs';
 import { titles } from './cases.mjs';
 
 const [file, ...asked] = process.argv.slice(2);
-if (file === undefined) throw new Error('Expected a result file of measure.mjs');
-const { figures } = JSON.parse(readFileSync(file, 'utf8'));
+if (file === undefined) throw new Error('Expected a result file of measure.mjs or use.mjs');
+const { figures, table: result } = JSON.parse(readFileSync(file, 'utf8'));
 const names = Object.keys(figures).filter((name) => Object.hasOwn(titles, name));
 const [reference] = names;
 const others = asked.length > 0 ? asked : names.slice(1, 2);
@@ -70,51 +71,61 @@ function percent(rate) {
   return Number.isNaN(rate) ? '–' : `${(100 * rate).toFixed(1)} %`;
 }
 
-table(
-  `Policies: ${figures.files} texts, ${figures[reference].all.count} targets`,
-  [
-    'policy',
-    'nats/byte',
-    'ratio',
-    'second half',
-    'KL/token',
-    'top-1',
-    'rows',
-    'bytes of rows',
-    'bytes held',
-  ],
-  names.map(policy),
-);
-table(
-  `Loss: nats per byte, KL divergence per token from ${reference}, top-1`,
-  [
-    'targets',
-    'count',
-    reference,
-    'top-1',
-    ...others.flatMap((name) => [name, 'ratio', 'KL', 'top-1']),
-  ],
-  groupsOf(/^(all|language|position|second half)/).map(perByte),
-);
-const columns = ['what', 'count', reference, ...others.flatMap((name) => [name, 'ratio'])];
-// By distance and length, then by place in the lines.
-const spans = /^(rare name|name|literal) (at|of)/;
-const places = /^(rare name|name), (last|now)/;
-const copying = [
-  ['top-1 of what continues a 3-gram', /^3-gram/, 'hits', 'count'],
-  ['its probability', /^3-gram/, 'probability', 'count'],
-  ...[spans, places].flatMap((pattern) => [
-    ['first id right', pattern, 'first', 'count'],
-    ['ids behind the first right, of spans that have such', pattern, 'rest', 'longer'],
-    ['all ids right', pattern, 'whole', 'count'],
-    ['probability of all ids', pattern, 'probability', 'count'],
-  ]),
-];
-for (const [title, pattern, key, of] of copying) {
-  const rows = groupsOf(pattern).filter((name) => figures[reference][name][of] > 0);
+function printMeasures() {
   table(
-    title,
-    columns,
-    rows.map((name) => rates(name, key, of)),
+    `Policies: ${figures.files} texts, ${figures[reference].all.count} targets`,
+    [
+      'policy',
+      'nats/byte',
+      'ratio',
+      'second half',
+      'KL/token',
+      'top-1',
+      'rows',
+      'bytes of rows',
+      'bytes held',
+    ],
+    names.map(policy),
   );
+  table(
+    `Loss: nats per byte, KL divergence per token from ${reference}, top-1`,
+    [
+      'targets',
+      'count',
+      reference,
+      'top-1',
+      ...others.flatMap((name) => [name, 'ratio', 'KL', 'top-1']),
+    ],
+    groupsOf(/^(all|language|position|second half)/).map(perByte),
+  );
+  const columns = ['what', 'count', reference, ...others.flatMap((name) => [name, 'ratio'])];
+  // By distance and length, then by place in the lines.
+  const spans = /^(rare name|name|literal) (at|of)/;
+  const places = /^(rare name|name), (last|now)/;
+  const copying = [
+    ['top-1 of what continues a 3-gram', /^3-gram/, 'hits', 'count'],
+    ['its probability', /^3-gram/, 'probability', 'count'],
+    ...[spans, places].flatMap((pattern) => [
+      ['first id right', pattern, 'first', 'count'],
+      ['ids behind the first right, of spans that have such', pattern, 'rest', 'longer'],
+      ['all ids right', pattern, 'whole', 'count'],
+      ['probability of all ids', pattern, 'probability', 'count'],
+    ]),
+  ];
+  for (const [title, pattern, key, of] of copying) {
+    const rows = groupsOf(pattern).filter((name) => figures[reference][name][of] > 0);
+    table(
+      title,
+      columns,
+      rows.map((name) => rates(name, key, of)),
+    );
+  }
+}
+
+// use.mjs leaves finished tables by name.
+if (Array.isArray(result)) printMeasures();
+else {
+  for (const [name, rows] of Object.entries(result)) {
+    table(name, Object.keys(rows[0]), rows.map(Object.values));
+  }
 }
