@@ -1,6 +1,6 @@
 // What each part of anchor attention is worth: the variants that train/ablations.py tuned from one
-// base on equal ids, each on the same texts. Every variant is compared with ordinary attention tuned
-// alike; variants without inserted anchors read the same texts without them.
+// base on equal ids, each on the same texts. Every variant is compared with ordinary attention
+// tuned alike; variants without inserted anchors read the same texts without them.
 //   node bench/quality/ablations.mjs --runs FOLDER --text FILE --seed 1 [--files 100]
 //     [--length 1024] [--threads 1] [--json FILE]
 import { readdirSync, readFileSync } from 'node:fs';
@@ -23,7 +23,7 @@ const found = readdirSync(options.runs)
 const missing = references.find((name) => !found.includes(name));
 if (missing !== undefined) throw new Error(`Expected ${missing}${ending} in ${options.runs}`);
 
-/** Variants: name, model, whether anchors are inserted, sums. Those compared with come first. */
+/** Name, model, whether anchors are inserted, sums. Those that others are compared with first. */
 const variants = [];
 for (const name of new Set([...references, ...found])) {
   const folder = join(options.runs, name + ending, 'model');
@@ -34,7 +34,7 @@ for (const name of new Set([...references, ...found])) {
 const tokenizer = await loadModel(options.model, { threads });
 const pieces = readPieces(options.model);
 
-/** The same text without inserted anchors. Newlines are ids of their own, so no other id changes. */
+/** The text without inserted anchors. Newlines are ids of their own, so no other id changes. */
 function without({ ids, language }) {
   const bare = ids.filter((id, at) => at === 0 || pieces[id] !== '');
   return textOf(bare, language, pieces, length);
