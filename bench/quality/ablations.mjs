@@ -20,16 +20,18 @@ const ending = `-${options.seed}`;
 const found = readdirSync(options.runs)
   .filter((name) => name.endsWith(ending))
   .map((name) => name.slice(0, -ending.length));
-const missing = references.find((name) => !found.includes(name));
-if (missing !== undefined) throw new Error(`Expected ${missing}${ending} in ${options.runs}`);
+const first = references.filter((name) => found.includes(name));
 
 /** Name, model, whether anchors are inserted, sums. Those that others are compared with first. */
 const variants = [];
-for (const name of new Set([...references, ...found])) {
+for (const name of new Set([...first, ...found])) {
   const folder = join(options.runs, name + ending, 'model');
   const { anchors } = JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8'));
+  const inserts = anchors?.insert !== null;
+  const reference = references[inserts ? 0 : 1];
+  if (!found.includes(reference)) throw new Error(`Expected ${reference}${ending} beside ${name}`);
   const model = await loadModel(folder, { threads });
-  variants.push({ name, model, inserts: anchors?.insert !== null, groups: new Groups() });
+  variants.push({ name, model, inserts, reference, groups: new Groups() });
 }
 const tokenizer = await loadModel(options.model, { threads });
 const pieces = readPieces(options.model);
@@ -68,8 +70,7 @@ process.stderr.write('\n');
 
 const perByte = ({ nats, bytes }) => nats / bytes;
 const figures = { files, seed: options.seed, variants: {} };
-for (const { name, inserts, groups } of variants) {
-  const reference = references[inserts ? 0 : 1];
+for (const { name, reference, groups } of variants) {
   figures.variants[name] = { reference, ...Object.fromEntries(groups.entries()) };
 }
 const rows = variants.map(({ name }) => {
