@@ -1,6 +1,6 @@
 // Prints what measure.mjs wrote as Markdown tables: all policies, then for the named ones (the
 // second case if none is) loss by language and position, and copying. Of use.mjs: all its tables.
-//   node bench/quality/tables.mjs bench/results/quality-loss.json [CASE ...]
+//   node bench/quality/tables.mjs bench/results/quality-policies.json [CASE ...]
 //   node bench/quality/tables.mjs bench/results/quality-use.json
 import { readFileSync } from 'node:fs';
 import { titles } from './cases.mjs';
