@@ -18,6 +18,7 @@ SHAPE = {
     "model_type": "llama",
     "vocab_size": IDS,
     "hidden_size": 32,
+    "head_dim": 16,  # FlexAttention has no smaller ones on a GPU
     "intermediate_size": 64,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
