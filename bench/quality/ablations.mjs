@@ -55,12 +55,12 @@ async function measureText(text, reads) {
   }
 }
 
+const [inserted, bare] = [true, false].map((inserts) =>
+  variants.filter((variant) => variant.inserts === inserts),
+);
 let files = 0;
 for (const document of readDocuments(options.text, options.files)) {
   const text = await prepare(tokenizer, document, pieces, length);
-  const [inserted, bare] = [true, false].map((inserts) =>
-    variants.filter((variant) => variant.inserts === inserts),
-  );
   await measureText(text, inserted);
   await measureText(without(text), bare);
   files += 1;

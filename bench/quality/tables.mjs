@@ -1,12 +1,13 @@
 // Prints what measure.mjs wrote as Markdown tables: all policies, then for the named ones (the
-// second case if none is) loss by language and position, and copying. Of use.mjs: all its tables.
+// second case if none is) loss by language and position, and copying. Of the other scripts here:
+// the tables that they print themselves.
 //   node bench/quality/tables.mjs bench/results/quality-policies.json [CASE ...]
 //   node bench/quality/tables.mjs bench/results/quality-use.json
 import { readFileSync } from 'node:fs';
 import { titles } from './cases.mjs';
 
 const [file, ...asked] = process.argv.slice(2);
-if (file === undefined) throw new Error('Expected a result file of measure.mjs or use.mjs');
+if (file === undefined) throw new Error('Expected a result file');
 const { figures, table: result } = JSON.parse(readFileSync(file, 'utf8'));
 const names = Object.keys(figures).filter((name) => Object.hasOwn(titles, name));
 const [reference] = names;
@@ -122,10 +123,10 @@ function printMeasures() {
   }
 }
 
-// use.mjs leaves finished tables by name.
-if (Array.isArray(result)) printMeasures();
+// Others leave finished tables, one or several by name.
+if (reference !== undefined) printMeasures();
 else {
-  for (const [name, rows] of Object.entries(result)) {
+  for (const [name, rows] of Object.entries(Array.isArray(result) ? { all: result } : result)) {
     table(name, Object.keys(rows[0]), rows.map(Object.values));
   }
 }
