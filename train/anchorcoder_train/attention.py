@@ -87,11 +87,13 @@ def anchor_attention(
     if query.is_cuda:
         mixed = _flex(query, key, value, anchors.block_mask(*seen), scaling, dropout)
     else:
+        mask = anchors.bias(*seen, query.dtype)
         mixed = nn.functional.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=anchors.mask(*seen),
+            attn_mask=mask,
+            is_causal=mask is None,
             dropout_p=dropout,
             scale=scaling,
             enable_gqa=grouped,

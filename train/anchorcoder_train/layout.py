@@ -51,6 +51,20 @@ class Layout:
                 self.masks[key] = seen[:, None]
         return self.masks[key]
 
+    def bias(
+        self, dense: bool, window: int | None, doubled: bool, dtype: torch.dtype
+    ) -> Tensor | None:
+        """The same as what is added to scores, 0 or -inf, written once for all layers of a kind;
+        None where only the future is hidden, which attention does faster by itself."""
+        if dense and not window and not doubled:
+            return None
+        key = ("bias", dense, window, doubled, dtype)
+        if key not in self.masks:
+            hidden = ~self.mask(dense, window, doubled)
+            self.masks[key] = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+            self.masks[key].masked_fill_(hidden, -torch.inf)
+        return self.masks[key]
+
     def block_mask(self, dense: bool, window: int | None, doubled: bool):
         """The same as a FlexAttention BlockMask, which is never written out token by token."""
         from torch.nn.attention.flex_attention import create_block_mask
