@@ -12,6 +12,7 @@ import yaml
 from transformers import AutoConfig
 
 from anchorcoder_train.ablations import changed, read_ablations, recipe_of_variant, with_dense
+from anchorcoder_train.recipe import read_recipe
 from anchorcoder_train.records import Table
 from anchorcoder_train.settings import resolve
 from anchorcoder_train.trainer import LOG
@@ -93,6 +94,8 @@ def test_every_variant_is_tuned_on_the_same_windows_and_exported(tmp_path: Path)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_ablations_of_the_package(path: Path):
     values, variants = read_ablations(path)
+    base = read_recipe(TRAIN / "recipes" / path.name)
+    layers = base.model["num_hidden_layers"]
     ids = Vocabulary(engine.SHIPPED)
     budgets = set()
     for name, changes in variants.items():
@@ -101,6 +104,7 @@ def test_the_ablations_of_the_package(path: Path):
         recipe = recipe_of_variant(values, name, changes, 1)
         budgets.add((recipe.budget.steps, recipe.data.batch, recipe.data.length))
         if recipe.anchors is not None:
-            dense = resolve({"kind": "anchor"}, recipe.anchors, 16, ids).dense
+            dense = resolve({"kind": "anchor"}, recipe.anchors, layers, ids).dense
+            assert recipe.anchors["source_layer"] in (None, *range(layers))
             assert all(dense) == (name == "full-bare")
     assert len(budgets) == 1
