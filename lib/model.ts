@@ -21,7 +21,7 @@ import type { NativeModel } from '../types/native.js';
 import type { ModelAnchors } from './anchors.js';
 import { writeChat } from './chat/chat.js';
 import { Codec } from './codec.js';
-import { AnchorError, fromNative, throwIfAborted } from './errors.js';
+import { AnchorError, fromNative, throwIfAborted, unlessAborted } from './errors.js';
 import { fillInTheMiddle } from './fill-in-the-middle.js';
 import {
   checkFimText,
@@ -76,12 +76,14 @@ export class ModelHandle implements Model {
     this.#guard();
     const parsed = parseOptions.tokenize(options);
     const codec = this.#shared.requireCodec('"tokenize"');
-    return codec.encode(checkText(text, 'the text'), {
+    const checked = checkText(text, 'the text');
+    const settings = {
       parseSpecial: parsed.parseSpecial ?? false,
       addSpecial: parsed.addSpecial ?? true,
       insertAnchors: parsed.insertAnchors ?? true,
       continued: false,
-    });
+    };
+    return unlessAborted(parsed.signal, () => codec.encode(checked, settings));
   }
 
   detokenize(ids: ArrayLike<number>): string {
@@ -96,7 +98,8 @@ export class ModelHandle implements Model {
     const checked = checkMessages(messages);
     const codec = this.#shared.requireCodec('"chat"');
     const tokenizer = this.#anchors.tokenizer as Tokenizer;
-    return writeChat(checked, parsed, this.info.folder, tokenizer, codec);
+    const write = () => writeChat(checked, parsed, this.info.folder, tokenizer, codec);
+    return unlessAborted(parsed.signal, write);
   }
 
   async fillInTheMiddle(
@@ -107,7 +110,8 @@ export class ModelHandle implements Model {
     const parsed = parseOptions.fillInTheMiddle(options);
     const checked = checkFimText(text);
     const codec = this.#shared.requireCodec('"fillInTheMiddle"');
-    return fillInTheMiddle(checked, parsed, codec, { ...this.info, anchors: this.#anchors });
+    const model = { ...this.info, anchors: this.#anchors };
+    return unlessAborted(parsed.signal, () => fillInTheMiddle(checked, parsed, codec, model));
   }
 
   createSession(options?: SessionOptions): Session {
@@ -124,7 +128,7 @@ export class ModelHandle implements Model {
     const { signal } = generation;
     const started = performance.now();
     using session = this.#open({ contextLength, policy, cacheType, from, at, prefixCache });
-    const hole = suffix === undefined ? undefined : await this.#around(prompt, suffix);
+    const hole = suffix === undefined ? undefined : await this.#around(prompt, suffix, signal);
     if (hole) generation.stopTokens ??= [...hole.stopTokens];
     // Before the prompt is read, since reading may take long.
     const chunks = session.generate(generation);
@@ -197,11 +201,13 @@ export class ModelHandle implements Model {
     this.dispose();
   }
 
-  async #around(prompt: unknown, suffix: string): Promise<FillInTheMiddlePrompt> {
-    return this.fillInTheMiddle({
-      prefix: checkText(prompt, 'the prompt before a suffix'),
-      suffix,
-    });
+  async #around(
+    prompt: unknown,
+    suffix: string,
+    signal: AbortSignal | undefined,
+  ): Promise<FillInTheMiddlePrompt> {
+    const prefix = checkText(prompt, 'the prompt before a suffix');
+    return this.fillInTheMiddle({ prefix, suffix }, { signal });
   }
 
   #guard(): void {

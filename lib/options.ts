@@ -162,6 +162,7 @@ const tokenizeSchema = strict({
   parseSpecial: boolean.optional(),
   addSpecial: boolean.optional(),
   insertAnchors: boolean.optional(),
+  signal: signal.optional(),
 }) satisfies z.ZodType<TokenizeOptions>;
 
 const snapshotSchema = strict({
@@ -242,6 +243,7 @@ const fimSchema = strict({
       { error: formatError },
     )
     .optional(),
+  signal: signal.optional(),
 }) satisfies z.ZodType<FillInTheMiddleOptions>;
 
 const messageError = 'a list of one message or more, each an object with a "role"';
@@ -262,6 +264,7 @@ const chatOptionsSchema = strict({
     .record(z.string(), z.unknown(), { error: variablesError })
     .refine((names) => !reserved.some((name) => Object.hasOwn(names, name)), variablesError)
     .optional(),
+  signal: signal.optional(),
 }) satisfies z.ZodType<ChatOptions>;
 
 const compareSchema = strict({

@@ -13,7 +13,14 @@ import type {
 } from '../types/api.js';
 import type { NativeGenerateSpec, NativeSession, NativeSnapshot } from '../types/native.js';
 import type { Codec } from './codec.js';
-import { AnchorError, abortReason, codeOf, fromNative, throwIfAborted } from './errors.js';
+import {
+  AnchorError,
+  abortReason,
+  codeOf,
+  fromNative,
+  throwIfAborted,
+  unlessAborted,
+} from './errors.js';
 import { type GenerateHost, generateTokens } from './generate.js';
 import { checkIds, invalid, type Parsed, parseOptions } from './options.js';
 import type { SnapshotWriter } from './snapshot/snapshot.js';
@@ -100,7 +107,7 @@ export class SessionHandle implements Session {
     const release = this.#claim('append');
     try {
       throwIfAborted(signal);
-      const ids = await this.#idsOf(prompt, parsed.parseSpecial ?? false);
+      const ids = await this.#idsOf(prompt, parsed);
       this.#guard(signal);
       this.#admit(ids.length);
       this.#requireWork(ids, logits);
@@ -243,18 +250,23 @@ export class SessionHandle implements Session {
     }
   }
 
-  async #idsOf(prompt: string | ArrayLike<number>, parseSpecial: boolean): Promise<Uint32Array> {
+  async #idsOf(
+    prompt: string | ArrayLike<number>,
+    { parseSpecial = false, signal }: Parsed<'append'>,
+  ): Promise<Uint32Array> {
     if (typeof prompt !== 'string') {
       const admit = (count: number) => this.#admit(count);
       return checkIds(prompt, this.#model.vocabSize, 'prompt', admit);
     }
     const isFirst = this.#position === 0;
-    return this.#model.requireCodec('A text prompt').encode(prompt, {
+    const codec = this.#model.requireCodec('A text prompt');
+    const options = {
       parseSpecial,
       addSpecial: isFirst,
       continued: !isFirst,
       insertAnchors: true,
-    });
+    };
+    return unlessAborted(signal, () => codec.encode(prompt, options));
   }
 
   #admit(count: number): void {

@@ -158,6 +158,7 @@ export interface TokenizeOptions {
   addSpecial?: boolean;
   /** Insert anchors after newlines, where the model has an inserted anchor. @default true */
   insertAnchors?: boolean;
+  signal?: AbortSignal;
 }
 
 /** Options of {@link Session.append}. */
@@ -262,7 +263,7 @@ export interface Usage {
 /** A loaded model. Any number of sessions may run at a time. */
 export interface Model {
   readonly info: ModelInfo;
-  /** @throws `ERR_NO_TOKENIZER` */
+  /** @throws `ERR_NO_TOKENIZER`; the signal's reason */
   tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array>;
   /** Text of ids; anchors and control tokens are left out. @throws `ERR_NO_TOKENIZER` */
   detokenize(ids: ArrayLike<number>): string;
@@ -270,14 +271,14 @@ export interface Model {
    * A chat as the folder's template writes it. Text of the messages never becomes a control token.
    * @throws `ERR_MODEL_UNSUPPORTED` where there is no template, `ERR_MODEL_INVALID` for one that is
    * broken or takes more than 1.5 seconds or 128 MiB, `ERR_INVALID_ARGUMENT` also for messages that
-   * the template refuses, `ERR_NO_TOKENIZER`
+   * the template refuses, `ERR_NO_TOKENIZER`; the signal's reason
    */
   chat(messages: readonly ChatMessage[], options?: ChatOptions): Promise<ChatPrompt>;
   /**
    * A prompt for the text between a prefix and a suffix, in the marks that the model's vocabulary
    * has. The texts are never parsed for control tokens.
    * @throws `ERR_MODEL_UNSUPPORTED` where there are no marks, `ERR_CONTEXT_LENGTH`,
-   * `ERR_NO_TOKENIZER`, `ERR_INVALID_ARGUMENT`
+   * `ERR_NO_TOKENIZER`, `ERR_INVALID_ARGUMENT`; the signal's reason
    */
   fillInTheMiddle(
     text: FillInTheMiddleText,

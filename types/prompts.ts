@@ -18,6 +18,7 @@ export interface FillInTheMiddleOptions {
    * `'{prefix}'` and `'{suffix}'` once each. `['<PRE>', '{prefix}', '<SUF>', '{suffix}', '<MID>']`.
    */
   format?: readonly (string | number)[];
+  signal?: AbortSignal;
 }
 
 /** A text with a hole as the model reads it: generate, and what comes is the middle. */
@@ -50,6 +51,7 @@ export interface ChatOptions {
   tools?: readonly object[];
   /** Further variables of the template, such as `enable_thinking`, by name. */
   variables?: Readonly<Record<string, unknown>>;
+  signal?: AbortSignal;
 }
 
 /** A chat as the model reads it. */

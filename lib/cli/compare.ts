@@ -98,7 +98,8 @@ async function run(argument: string | undefined, flags: CompareFlags, host: Host
   using model = await loadModel(folder, { ...load, signal });
   note(demonstrationNote(model.info.folder));
   for (const warning of model.info.warnings) note(warning);
-  const ids = await model.tokenize(text, { parseSpecial: flags.parseSpecial ?? false });
+  const { parseSpecial = false } = flags;
+  const ids = await model.tokenize(text, { parseSpecial, signal });
   admitTokens(ids.length, flags.decode ?? 0, model.info);
   const cases = casesOf(flags) ?? (await usualCases(model, ids, signal));
   const progress = new PromptProgress(host.stderr);

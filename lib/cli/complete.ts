@@ -64,14 +64,15 @@ async function complete(argument: string, flags: CompleteFlags, host: Host) {
   const { prefix, suffix } = splitAt(await readText(cursor.file, host.stdin, missing), cursor);
   const { line, column } = cursor;
   await generateFrom(flags, host, async (opened): Promise<Prompt> => {
-    const { model, session, note } = opened;
+    const { model, session, signal, note } = opened;
     // Without texts, to know whether the model can and what the marks take.
-    const empty = await model.fillInTheMiddle({ prefix: '', suffix: '' }, options);
+    const empty = await model.fillInTheMiddle({ prefix: '', suffix: '' }, { ...options, signal });
     const room = session.contextLength - reserve(opened) - empty.ids.length;
-    const { left, ...texts } = await trim(model, { prefix, suffix }, room);
+    const { left, ...texts } = await trim(model, { prefix, suffix }, room, signal);
     const unseen = trimNote(left, session.contextLength);
     if (unseen !== undefined) note(unseen);
-    const { ids, order, stopTokens } = await model.fillInTheMiddle(texts, options);
+    const prompt = await model.fillInTheMiddle(texts, { ...options, signal });
+    const { ids, order, stopTokens } = prompt;
     const facts = { cursor: { line, column }, order, linesLeftOut: left };
     return { content: ids, stopTokens, before: prefix, after: suffix, facts };
   });

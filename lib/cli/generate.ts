@@ -55,10 +55,10 @@ async function generate(argument: string | undefined, flags: GenerateFlags, host
   if (chat && parseSpecial) {
     throw new UsageError('--parse-special has no meaning in a chat: text of messages stays text');
   }
-  await generateFrom(flags, host, async ({ model }): Promise<Prompt> => {
+  await generateFrom(flags, host, async ({ model, signal }): Promise<Prompt> => {
     if (!chat) return { content: text, before: text, parseSpecial };
     const before = system === undefined ? [] : [{ role: 'system', content: system }];
-    const prompt = await model.chat([...before, { role: 'user', content: text }]);
+    const prompt = await model.chat([...before, { role: 'user', content: text }], { signal });
     return { content: prompt.ids, before: prompt.text };
   });
 }

@@ -121,6 +121,7 @@ export interface Opened {
   session: Session;
   /** Tokens that will be generated at most. */
   maxTokens: number;
+  signal: AbortSignal;
   /** Writes a sentence to stderr, unless `--quiet`. */
   note(sentence: string): void;
 }
@@ -147,7 +148,7 @@ export async function generateFrom(
   const { generationDefaults: defaults } = model.info;
   const { temperature = defaults.temperature ?? 0 } = sampling;
   const { maxTokens = defaults.maxTokens ?? defaultTokens } = sampling;
-  const prompt = await promptOf({ model, session, maxTokens, note });
+  const prompt = await promptOf({ model, session, maxTokens, signal, note });
 
   if (flags.echo) print(prompt.before);
   const run = new Run(session, print);

@@ -23,13 +23,15 @@ export async function trim(
   model: Model,
   { prefix, suffix }: FillInTheMiddleText,
   room: number,
+  signal: AbortSignal,
 ): Promise<FillInTheMiddleText & { left: LeftOut }> {
   const before = linesOf(prefix).reverse();
   const after = linesOf(suffix);
   const keep = (lines: string[], most: number, backwards: boolean) =>
     keepLines(lines, most, async (some) => {
       const text = (backwards ? [...some].reverse() : some).join('');
-      return { text, tokens: (await model.tokenize(text, { addSpecial: false })).length };
+      const ids = await model.tokenize(text, { addSpecial: false, signal });
+      return { text, tokens: ids.length };
     });
   let behind = await keep(after, Math.floor(room / 4), false);
   const ahead = await keep(before, room - behind.tokens, true);

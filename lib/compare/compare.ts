@@ -67,13 +67,13 @@ function policyName(policy: NonNullable<ComparisonCase['policy']>): string {
 async function readIds(
   model: Model,
   prompt: string | ArrayLike<number>,
-  { parseSpecial = false, decodeTokens = 0 }: Parsed<'compare'>,
+  { parseSpecial = false, decodeTokens = 0, signal }: Parsed<'compare'>,
 ): Promise<Uint32Array> {
   const admit = (count: number) => admitTokens(count, decodeTokens, model.info);
   if (typeof prompt !== 'string') {
     return checkIds(prompt, model.info.vocabSize, 'prompt', admit);
   }
-  const ids = await model.tokenize(prompt, { parseSpecial });
+  const ids = await model.tokenize(prompt, { parseSpecial, signal });
   admit(ids.length);
   return ids;
 }
