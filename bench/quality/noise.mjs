@@ -1,0 +1,71 @@
+// What two bases of different seeds say of the same variants: results of ablations.mjs beside each
+// other, as a Markdown table. A variant differs from AnchorCoder's layout only where the two differ
+// by more than either of them does from base to base; anything less is called none.
+//   node bench/quality/noise.mjs RESULT-OF-BASE-1.json RESULT-OF-BASE-2.json ...
+import { readFileSync } from 'node:fs';
+
+const files = process.argv.slice(2);
+if (files.length < 2) throw new Error('Expected the results of two bases or more');
+const bases = files.map((file) => JSON.parse(readFileSync(file, 'utf8')).figures.variants);
+const layout = 'anchored';
+
+const lossOf = ({ nats, bytes }) => nats / bytes;
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const spread = (values) => Math.max(...values) - Math.min(...values);
+
+/** Loss of a variant on each base, by that of ordinary attention tuned alike. */
+function ratios(name, group) {
+  return bases.map((base) => {
+    const own = base[name];
+    return lossOf(own[group]) / lossOf(base[own.reference][group]);
+  });
+}
+
+/** Top-1 where a 3-gram of 64 ids ago and more goes on. */
+function copied(base, name) {
+  const groups = Object.entries(base[name]).filter(([group]) =>
+    /^3-gram at (64|128|256|512)-/.test(group),
+  );
+  const sum = (key) => groups.reduce((total, [, values]) => total + values[key], 0);
+  return sum('hits') / sum('count');
+}
+
+const percent = (rate) => `${(100 * rate).toFixed(1)} %`;
+const known = ratios(layout, 'all');
+
+/** How far the variant is from the layout, in points of loss above ordinary attention. */
+function verdict(name, own) {
+  const { reference } = bases[0][name];
+  if (name === layout || name === reference || reference !== bases[0][layout].reference) return '–';
+  const difference = mean(own) - mean(known);
+  const noise = Math.max(spread(own), spread(known));
+  const points = `${difference > 0 ? '+' : '−'}${Math.abs(100 * difference).toFixed(1)}`;
+  return Math.abs(difference) > noise ? points : `none (${points})`;
+}
+
+const shared = Object.keys(bases[0]).filter((name) => bases.every((base) => base[name]));
+const columns = [
+  'variant',
+  ...bases.map((_, i) => `nats/byte, base ${i + 1}`),
+  ...bases.map((_, i) => `ratio, base ${i + 1}`),
+  'second half',
+  'KL, nats',
+  'copied far',
+  'rows',
+  'against the layout',
+];
+console.log(`| ${columns.join(' | ')} |\n| ${columns.map(() => '---').join(' | ')} |`);
+for (const name of shared) {
+  const own = ratios(name, 'all');
+  const cells = [
+    name,
+    ...bases.map((base) => lossOf(base[name].all).toFixed(4)),
+    ...own.map((ratio) => ratio.toFixed(3)),
+    mean(ratios(name, 'second half')).toFixed(3),
+    mean(bases.map((base) => base[name].all.kl / base[name].all.count)).toFixed(3),
+    percent(mean(bases.map((base) => copied(base, name)))),
+    percent(mean(bases.map((base) => base[name].cache.rows / base[name].cache.fullRows))),
+    verdict(name, own),
+  ];
+  console.log(`| ${cells.join(' | ')} |`);
+}
