@@ -9,6 +9,7 @@ export interface CodecOptions {
   insertAnchors: boolean;
   /** The text goes on from earlier text. */
   continued: boolean;
+  signal: AbortSignal | undefined;
 }
 
 /** What forcing anchors needs to know about the vocabulary. */
@@ -40,9 +41,10 @@ export class Codec {
   }
 
   /** A rendered chat, with a mark inside what is no control token. */
-  encodeChat(text: string, mark: string): Promise<Uint32Array> {
+  encodeChat(text: string, mark: string, signal: AbortSignal | undefined): Promise<Uint32Array> {
     const anchorId = this.insertId >= 0 ? this.insertId : undefined;
-    return this.tokenizer.encodeChat(text, { mark, anchorId, indent: this.tabs ? 'tab4' : 'none' });
+    const indent = this.tabs ? 'tab4' : 'none';
+    return this.tokenizer.encodeChat(text, { mark, anchorId, indent }, signal);
   }
 
   /** Bytes that an id adds to the text: none for control tokens and inserted anchors. */

@@ -48,16 +48,19 @@ export async function fillInTheMiddle(
   codec: Codec,
   model: FimModel,
 ): Promise<FillInTheMiddlePrompt> {
+  const { signal } = options;
   const { parts, stops } = planOf(options, model);
   // Neither is parsed for control tokens. SentencePiece's blank goes before the prefix alone.
+  const plain = { parseSpecial: false, addSpecial: false };
   const encode = (text: string, continued: boolean) =>
-    codec.encode(text, { parseSpecial: false, addSpecial: false, insertAnchors: true, continued });
+    codec.encode(text, { ...plain, insertAnchors: true, continued, signal });
   const [first, before, after] = await Promise.all([
     codec.encode('', {
-      parseSpecial: false,
+      ...plain,
       addSpecial: true,
       insertAnchors: false,
       continued: false,
+      signal,
     }),
     encode(prefix, false),
     encode(suffix, true),

@@ -21,7 +21,7 @@ import type { NativeModel } from '../types/native.js';
 import type { ModelAnchors } from './anchors.js';
 import { writeChat } from './chat/chat.js';
 import { Codec } from './codec.js';
-import { AnchorError, fromNative, throwIfAborted, unlessAborted } from './errors.js';
+import { AnchorError, fromNative, throwIfAborted } from './errors.js';
 import { fillInTheMiddle } from './fill-in-the-middle.js';
 import {
   checkFimText,
@@ -76,14 +76,13 @@ export class ModelHandle implements Model {
     this.#guard();
     const parsed = parseOptions.tokenize(options);
     const codec = this.#shared.requireCodec('"tokenize"');
-    const checked = checkText(text, 'the text');
-    const settings = {
+    return codec.encode(checkText(text, 'the text'), {
       parseSpecial: parsed.parseSpecial ?? false,
       addSpecial: parsed.addSpecial ?? true,
       insertAnchors: parsed.insertAnchors ?? true,
       continued: false,
-    };
-    return unlessAborted(parsed.signal, () => codec.encode(checked, settings));
+      signal: parsed.signal,
+    });
   }
 
   detokenize(ids: ArrayLike<number>): string {
@@ -98,8 +97,7 @@ export class ModelHandle implements Model {
     const checked = checkMessages(messages);
     const codec = this.#shared.requireCodec('"chat"');
     const tokenizer = this.#anchors.tokenizer as Tokenizer;
-    const write = () => writeChat(checked, parsed, this.info.folder, tokenizer, codec);
-    return unlessAborted(parsed.signal, write);
+    return writeChat(checked, parsed, this.info.folder, tokenizer, codec);
   }
 
   async fillInTheMiddle(
@@ -110,8 +108,7 @@ export class ModelHandle implements Model {
     const parsed = parseOptions.fillInTheMiddle(options);
     const checked = checkFimText(text);
     const codec = this.#shared.requireCodec('"fillInTheMiddle"');
-    const model = { ...this.info, anchors: this.#anchors };
-    return unlessAborted(parsed.signal, () => fillInTheMiddle(checked, parsed, codec, model));
+    return fillInTheMiddle(checked, parsed, codec, { ...this.info, anchors: this.#anchors });
   }
 
   createSession(options?: SessionOptions): Session {

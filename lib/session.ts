@@ -13,14 +13,7 @@ import type {
 } from '../types/api.js';
 import type { NativeGenerateSpec, NativeSession, NativeSnapshot } from '../types/native.js';
 import type { Codec } from './codec.js';
-import {
-  AnchorError,
-  abortReason,
-  codeOf,
-  fromNative,
-  throwIfAborted,
-  unlessAborted,
-} from './errors.js';
+import { AnchorError, abortReason, codeOf, fromNative, throwIfAborted } from './errors.js';
 import { type GenerateHost, generateTokens } from './generate.js';
 import { checkIds, invalid, type Parsed, parseOptions } from './options.js';
 import type { SnapshotWriter } from './snapshot/snapshot.js';
@@ -260,13 +253,13 @@ export class SessionHandle implements Session {
     }
     const isFirst = this.#position === 0;
     const codec = this.#model.requireCodec('A text prompt');
-    const options = {
+    return codec.encode(prompt, {
       parseSpecial,
       addSpecial: isFirst,
       continued: !isFirst,
       insertAnchors: true,
-    };
-    return unlessAborted(signal, () => codec.encode(prompt, options));
+      signal,
+    });
   }
 
   #admit(count: number): void {

@@ -20,18 +20,16 @@ class ChatClient {
   private retained = false;
   private idle: NodeJS.Timeout | undefined;
 
-  async render(job: ChatJob): Promise<ChatOutcome> {
+  async render(job: ChatJob, signal: AbortSignal | undefined): Promise<ChatOutcome> {
     clearTimeout(this.idle);
     if (!this.retained) this.worker.retain();
     this.retained = true;
     this.waiting++;
     try {
-      return await this.worker.ask<ChatOutcome>({ kind: 'render', job });
-    } catch (error) {
-      // Functions and the like are no part of a message.
-      const { name, message } = error as Error;
-      if (name !== 'DataCloneError') throw error;
-      return { kind: 'input', message };
+      // Copied now: the caller may change its messages while the job waits.
+      const copy = copyOf(job);
+      if ('kind' in copy) return copy;
+      return await this.worker.ask<ChatOutcome>({ kind: 'render', job: copy }, { signal });
     } finally {
       if (--this.waiting === 0) {
         this.idle = setTimeout(() => void this.end(), idleMilliseconds);
@@ -48,9 +46,20 @@ class ChatClient {
   }
 }
 
+// Functions and the like are no part of a message.
+function copyOf(job: ChatJob): ChatJob | ChatOutcome {
+  try {
+    return structuredClone(job);
+  } catch (error) {
+    const { name, message } = error as Error;
+    if (name !== 'DataCloneError') throw error;
+    return { kind: 'input', message };
+  }
+}
+
 const shared = new ChatClient();
 
-/** Renders a chat; of all models, one after the other. @throws `ERR_ADDON` */
-export function renderApart(job: ChatJob): Promise<ChatOutcome> {
-  return shared.render(job);
+/** Renders a chat; of all models, one after the other. @throws `ERR_ADDON`, the signal's reason */
+export function renderApart(job: ChatJob, signal?: AbortSignal): Promise<ChatOutcome> {
+  return shared.render(job, signal);
 }

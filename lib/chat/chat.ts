@@ -31,7 +31,8 @@ export async function writeChat(
 ): Promise<ChatPrompt> {
   const { templates, specials } = tokenizer.chatFiles();
   const template = chooseTemplate(templates, options, folder);
-  const outcome = await renderApart({
+  const { signal } = options;
+  const job = {
     ...tokenizer.addedTexts(),
     template: template.text,
     messages,
@@ -41,10 +42,12 @@ export async function writeChat(
     addGenerationPrompt: options.addGenerationPrompt ?? true,
     longest: LONGEST_TEXT,
     milliseconds: chatMilliseconds,
-  });
+  };
+  const outcome = await renderApart(job, signal);
   if (outcome.kind !== 'text') throw failureOf(outcome, template);
   const { text, mark } = outcome;
-  return { ids: await codec.encodeChat(text, mark), text: withoutMarks(text, mark) };
+  const ids = await codec.encodeChat(text, mark, signal);
+  return { ids, text: withoutMarks(text, mark) };
 }
 
 function chooseTemplate(

@@ -1,7 +1,7 @@
 /** Text to ids and back. Encoding runs in one worker thread that all models share. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { AnchorError } from '../errors.js';
+import { AnchorError, unlessAborted } from '../errors.js';
 import { sizeOf } from '../files.js';
 import { WorkerClient, WorkerLost } from '../worker-client.js';
 import type { NewlineIds } from './tokenizer-bytes.js';
@@ -21,6 +21,7 @@ export interface EncodeOptions {
    * SentencePiece family) don't. @default false
    */
   continued?: boolean;
+  signal?: AbortSignal | undefined;
 }
 
 export interface AnchorEncodeOptions extends EncodeOptions {
@@ -32,12 +33,12 @@ export interface AnchorEncodeOptions extends EncodeOptions {
 
 /** An opened tokenizer. What is not a promise takes microseconds and needs no worker. */
 export interface Tokenizer {
-  /** @throws `ERR_INVALID_ARGUMENT`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED` */
+  /** @throws `ERR_INVALID_ARGUMENT`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`; the signal's reason */
   encode(text: string, options?: EncodeOptions): Promise<Uint32Array>;
   /** As `encode`, with the anchor after every newline (a lone carriage return is none). */
   encodeWithAnchors(text: string, options: AnchorEncodeOptions): Promise<Uint32Array>;
   /** A rendered chat: what looks like a control token is one, unless it bears the mark. */
-  encodeChat(text: string, settings: ChatSettings): Promise<Uint32Array>;
+  encodeChat(text: string, settings: ChatSettings, signal?: AbortSignal): Promise<Uint32Array>;
   /** Templates, and the names of special tokens. */
   chatFiles(): ChatFiles;
   /** Texts of tokens beside the vocabulary: control tokens, and those that are text. */
@@ -112,17 +113,26 @@ class Remote {
     const time = seconds(milliseconds);
     const sentence = `Opening the tokenizer in ${folder} took ${time}, so it was ended`;
     const request = { kind: 'open' as const, tokenizer, folder, vocabSize };
-    this.opening = this.client.ask<Opened>(request, { milliseconds, sentence });
+    const opening = this.client.ask<Opened>(request, { patience: { milliseconds, sentence } });
+    this.opening = opening;
     this.generation = this.client.generation;
-    return this.opening;
+    // What failed once, such as for want of files, is tried again.
+    opening.catch(() => {
+      if (this.opening === opening) this.opening = undefined;
+    });
+    return opening;
   }
 
   private get isOpen(): boolean {
-    return this.generation === this.client.generation;
+    return this.opening !== undefined && this.generation === this.client.generation;
   }
 
   /** `length` is that of the text, in UTF-16 units. */
-  ask(ofNumber: (tokenizer: number) => Request, length: number): Promise<Uint32Array> {
+  ask(
+    ofNumber: (tokenizer: number) => Request,
+    length: number,
+    signal: AbortSignal | undefined,
+  ): Promise<Uint32Array> {
     const milliseconds = (ENCODING_TIME + length * TIME_OF_A_UNIT) * this.patience;
     const sentence =
       `Encoding a text of ${length} characters took the tokenizer in ${this.folder} ` +
@@ -130,9 +140,12 @@ class Remote {
     return unlessLost(async () => {
       if (this.disposed) throw new AnchorError('ERR_DISPOSED', 'The model has been disposed');
       // Without a pause, so that a `dispose` right behind comes behind in the worker too.
-      if (!this.isOpen) await this.open();
+      if (!this.isOpen) await unlessAborted(signal, () => this.open());
       const request = ofNumber(this.number);
-      return this.client.ask<Uint32Array>(request, { milliseconds, sentence });
+      return this.client.ask<Uint32Array>(request, {
+        patience: { milliseconds, sentence },
+        signal,
+      });
     });
   }
 
@@ -140,12 +153,9 @@ class Remote {
     if (this.disposed) return;
     this.disposed = true;
     if (this.isOpen) {
-      // A worker that dies now has forgotten the tokenizer too.
-      const patience = {
-        milliseconds: OPENING_TIME,
-        sentence: 'Closing a tokenizer took too long',
-      };
-      this.client.ask({ kind: 'close', tokenizer: this.number }, patience).catch(() => {});
+      // A worker that ends before has forgotten the tokenizer too.
+      const request = { kind: 'close' as const, tokenizer: this.number };
+      this.client.ask(request, { isWanted: false }).catch(() => {});
     }
     this.client.release();
   }
@@ -166,6 +176,7 @@ class OpenTokenizer implements Tokenizer {
     return this.remote.ask(
       (tokenizer) => ({ kind: 'encode', tokenizer, text, settings }),
       text.length,
+      options.signal,
     );
   }
 
@@ -175,13 +186,19 @@ class OpenTokenizer implements Tokenizer {
     return this.remote.ask(
       (tokenizer) => ({ kind: 'anchors', tokenizer, text, settings }),
       text.length,
+      options.signal,
     );
   }
 
-  async encodeChat(text: string, settings: ChatSettings): Promise<Uint32Array> {
+  async encodeChat(
+    text: string,
+    settings: ChatSettings,
+    signal?: AbortSignal,
+  ): Promise<Uint32Array> {
     return this.remote.ask(
       (tokenizer) => ({ kind: 'chat', tokenizer, text, settings }),
       text.length,
+      signal,
     );
   }
 

@@ -1,6 +1,6 @@
 // The worker thread: shared, silent at exit, replaced after a crash, one for each environment.
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -168,6 +168,24 @@ describe('a worker that dies', () => {
     await new Promise((resolve) => setTimeout(resolve, 500));
     expect(client.generation).toBe(0);
     expect(Array.from(await tokenizer.encode('a\n'))).toEqual([0, 68, 202]);
+    tokenizer.dispose();
+  });
+
+  test('and a tokenizer that cannot be opened again at once, is tried again', async () => {
+    const client = fragile();
+    const folder = mkdtempSync(join(scratch, 'again-'));
+    const path = join(folder, 'tokenizer.json');
+    writeFileSync(path, JSON.stringify(smallTokenizer({})));
+    const tokenizer = (await openTokenizer(folder, 64, client)) as Tokenizer;
+    const ids = await tokenizer.encode('ab');
+    await expect(tokenizer.encode('exit')).rejects.toMatchObject({ code: 'ERR_ADDON' });
+    renameSync(path, `${path}.away`);
+    for (const _ of [1, 2]) {
+      const gone = { name: 'AnchorError', code: 'ERR_MODEL_UNSUPPORTED' };
+      await expect(tokenizer.encode('ab')).rejects.toMatchObject(gone);
+    }
+    renameSync(`${path}.away`, path);
+    expect(await tokenizer.encode('ab')).toEqual(ids);
     tokenizer.dispose();
   });
 
