@@ -13,8 +13,8 @@ export type { Json } from './json.js';
 /** A configuration has kilobytes; long lists of ids or of modules may make it longer. */
 const maxJsonBytes = 4 << 20;
 
-// Without waiting for the writer of a pipe.
-const readOnly = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0);
+/** Flags to open a file for reading, without waiting for the writer of a pipe. */
+export const readOnly = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0);
 
 /** @throws `ERR_MODEL_NOT_FOUND` unless `folder` is a folder */
 export async function requireFolder(folder: string): Promise<void> {

@@ -1,8 +1,10 @@
 /** Snapshots in memory and in files. */
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, open, rename, rm, writeFile } from 'node:fs/promises';
+import type { Stats } from 'node:fs';
+import { type FileHandle, open, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { AnchorError, throwIfAborted } from '../errors.js';
+import { AnchorError, codeOf, throwIfAborted } from '../errors.js';
+import { readOnly } from '../files.js';
 import { invalid } from '../options.js';
 import type { SnapshotWriter, Source } from './snapshot.js';
 
@@ -31,19 +33,23 @@ function allocate(size: number): Uint8Array {
 
 /**
  * Writes a file beside `path` and renames it when all of it is on the disk, so that whoever opens
- * `path` finds the old content or the new one. @throws `ERR_FILE`
+ * `path` finds the old content or the new one. A link stays one, and a file keeps its mode.
+ * @throws `ERR_FILE`, also for what is there and no regular file
  */
 export async function writeToFile(
   writer: SnapshotWriter,
   path: string,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const target = resolve(path);
   const suffix = randomBytes(6).toString('hex');
-  const temporary = join(dirname(target), `.${basename(target)}.${suffix}.tmp`);
+  let temporary = '';
   let file: FileHandle | undefined;
   try {
+    const before = await statOf(path);
+    const target = before ? await realpath(path) : resolve(path);
+    temporary = join(dirname(target), `.${basename(target)}.${suffix}.tmp`);
     file = await open(temporary, 'wx');
+    if (before) await file.chmod(before.mode & 0o777);
     await writeFile(file, writer.pieces(signal));
     await file.sync();
     await file.close();
@@ -56,6 +62,20 @@ export async function writeToFile(
   }
 }
 
+async function statOf(path: string): Promise<Stats | undefined> {
+  try {
+    return requireFile(await stat(path), path);
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+function requireFile(found: Stats, path: string): Stats {
+  if (found.isFile()) return found;
+  throw new AnchorError('ERR_FILE', `"${path}" is not a regular file`);
+}
+
 /** Opens what `Model.restore` was given, and closes it after `use`. @throws `ERR_FILE` */
 export async function withSource<T>(
   snapshot: unknown,
@@ -65,10 +85,11 @@ export async function withSource<T>(
   const path = checkFile(snapshot, 'the snapshot', 'a Uint8Array or the path of a file');
   let file: FileHandle | undefined;
   try {
-    file = await open(path, 'r');
-    const stats = await file.stat();
-    if (!stats.isFile()) throw new AnchorError('ERR_FILE', `"${path}" is not a regular file`);
-    return await use(fileSource(file, path, stats.size));
+    // First by name, since opening alone makes some devices act.
+    requireFile(await stat(path), path);
+    file = await open(path, readOnly);
+    const { size } = requireFile(await file.stat(), path);
+    return await use(fileSource(file, path, size));
   } catch (error) {
     throw fileError(error, path, 'read');
   } finally {

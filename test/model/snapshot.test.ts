@@ -1,6 +1,14 @@
 // Snapshots: a restored session goes on as the saved one does, and nothing else is taken for one.
-import { execFile, spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { execFile, execFileSync, spawnSync } from 'node:child_process';
+import {
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -405,6 +413,25 @@ describe('files', () => {
     expect(await failure(session.saveSnapshot(''))).toMatch(/^ERR_INVALID_ARGUMENT: /);
     expect(await failure(session.saveSnapshot(folder))).toMatch(/^ERR_FILE: /);
     expect(statSync(folder).isDirectory()).toBe(true);
+  });
+
+  test('what is no regular file is left alone, and a link stays one', async () => {
+    using session = await read();
+    const pipe = join(folder, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const refusal = /^ERR_FILE: ".*pipe" is not a regular file$/;
+    expect(await failure(session.saveSnapshot(pipe))).toMatch(refusal);
+    expect(await failure(model.restore(pipe))).toMatch(refusal);
+    expect(statSync(pipe).isFIFO()).toBe(true);
+    const [file, link] = [join(folder, 'target.snapshot'), join(folder, 'link')];
+    writeFileSync(file, 'old', { mode: 0o600 });
+    symlinkSync(file, link);
+    await session.saveSnapshot(link);
+    expect(lstatSync(link).isSymbolicLink()).toBe(true);
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    using restored = await model.restore(file);
+    expect(restored.position).toBe(session.position);
+    expect(temporary()).toEqual([]);
   });
 
   test('a file that becomes shorter while it is read', async () => {
