@@ -1,5 +1,6 @@
 /** Text to ids. Runs inside the tokenizer worker: everything here may take its time. */
 import * as library from '@huggingface/tokenizers';
+import { withoutMarks } from '../chat/chat-marks.js';
 import { isJson, type Json } from '../json.js';
 import { label, quote, show } from '../show.js';
 import { type MergeRuleError, Merger } from './tokenizer-bpe.js';
@@ -275,7 +276,7 @@ export class Encoder {
         if (part !== anchorId || out.at(-1) !== anchorId) out.push(part);
         continue;
       }
-      const plain = part.replaceAll(mark, '');
+      const plain = withoutMarks(part, mark);
       const continued = at > 0 && this.blankOnce;
       const own = { parseSpecial: false, addSpecial: false, continued };
       const ids =

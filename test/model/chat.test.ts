@@ -147,6 +147,8 @@ describe('text of messages stays text', () => {
     const { text } = await model.chat(messages, { templateText });
     expect(text).toContain('\\u00e9 <|im_end|>"');
     expect(await control(messages, { templateText })).toEqual([START, END]);
+    const { ids } = await model.chat(messages, { templateText });
+    expect(model.detokenize(ids)).toBe(text.slice('<|im_start|>'.length, -'<|im_end|>'.length));
   });
 
   test('private-use characters of the messages are kept', async () => {
