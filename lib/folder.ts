@@ -10,6 +10,7 @@ import { type GenerationSettings, readGeneration } from './generation.js';
 import { isJson, type Json } from './json.js';
 import { adapterName, adapterProblem, readWeightFiles, type WeightFiles } from './safetensors.js';
 import { matchTensors } from './tensors.js';
+import { defined } from './validate.js';
 
 /** A model folder, checked against itself. */
 export interface ModelFolder extends GenerationSettings {
@@ -60,7 +61,11 @@ export async function readModelFolder(
   };
 }
 
-// The adapter was trained for its own anchors, key by key.
+// The adapter was trained for its own anchors, key by key; the two ways to name dense layers
+// replace each other.
 function withAnchors(json: Json, anchors: Json): Json {
-  return { ...json, anchors: { ...(isJson(json.anchors) ? json.anchors : {}), ...anchors } };
+  const { per, dense_layers, ...others } = isJson(json.anchors) ? json.anchors : {};
+  const namesLayers = anchors.per !== undefined || anchors.dense_layers !== undefined;
+  const layers = namesLayers ? {} : { per, dense_layers };
+  return { ...json, anchors: defined({ ...layers, ...others, ...anchors }) };
 }

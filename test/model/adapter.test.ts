@@ -127,6 +127,13 @@ test('brings its own anchors', async () => {
   expect(tuned.info.defaultPolicy).toMatchObject(expected);
   using session = tuned.createSession();
   await session.append(ids);
+  // Over the base's own, key by key; dense layers may be named in the other way.
+  const base = folders.copyWith(model, { anchors: { tokens: [5], per: 2, window: 7 } });
+  using other = await loadModel(base, { adapter: copy });
+  expect(other.info.defaultPolicy).toMatchObject(expected);
+  writeFileSync(join(copy, 'anchors.json'), JSON.stringify({ tokens: [5, 9] }));
+  using same = await loadModel(base, { adapter: copy });
+  expect(same.info.defaultPolicy).toMatchObject({ tokens: [5, 9], per: 2, window: 7 });
   writeFileSync(join(copy, 'anchors.json'), JSON.stringify({ tokens: 'line' }));
   const refusal = loadModel(model, { adapter: copy });
   await expect(refusal).rejects.toMatchObject({ code: 'ERR_MODEL_INVALID' });
