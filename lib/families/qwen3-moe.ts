@@ -1,6 +1,7 @@
 /** The Qwen3-MoE class (Qwen3-Coder): Qwen3's, with experts in most layers. */
 import type { NativeExperts } from '../../types/native.js';
 import type { ModelConfig } from '../config.js';
+import { AnchorError } from '../errors.js';
 import type { Fields } from '../fields.js';
 import type { ExpectedTensor, Family } from './family.js';
 import { qwen3Attention } from './qwen3.js';
@@ -18,6 +19,9 @@ function readExperts(fields: Fields): NativeExperts {
     intermediateSize: fields.integer('moe_intermediate_size', 1, 1 << 22, 768),
   };
 }
+
+/** The largest known have 12,000; each has three tensors to look for. */
+const maxExperts = 65_536;
 
 function readSparseLayers(fields: Fields, layers: number): boolean[] {
   const step = fields.integer('decoder_sparse_step', 1, 1 << 20, 1);
@@ -89,11 +93,14 @@ export const qwen3Moe: Family = {
   features(fields, { layers }) {
     // Unlike in Qwen3, a window is over all layers.
     const window = fields.boolean('use_sliding_window', false) ? readWindow(fields) : 0;
-    return {
-      windows: everyLayer(window, layers),
-      experts: readExperts(fields),
-      sparseLayers: readSparseLayers(fields, layers),
-    };
+    const experts = readExperts(fields);
+    const sparseLayers = readSparseLayers(fields, layers);
+    const total = experts.count * sparseLayers.filter(Boolean).length;
+    if (total > maxExperts) {
+      const message = `${fields.file} implies ${total} experts; ${maxExperts} are the most`;
+      throw new AnchorError('ERR_MODEL_UNSUPPORTED', message);
+    }
+    return { windows: everyLayer(window, layers), experts, sparseLayers };
   },
 
   tensors(config, has) {

@@ -156,6 +156,12 @@ test('config.json', async () => {
       /hold no tensor/,
     ],
     [
+      'many experts in many layers',
+      config({ ...experts, num_experts: 4096, num_hidden_layers: 1024 }),
+      unsupported,
+      /implies 4194304 experts/,
+    ],
+    [
       '1024 layers that are not there',
       config({ num_hidden_layers: 1024 }),
       invalid,
