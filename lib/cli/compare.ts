@@ -110,17 +110,21 @@ async function run(argument: string | undefined, flags: CompareFlags, host: Host
     signal,
   }).finally(() => progress.stop());
 
-  // Before files are written: what fails then is not all lost.
   const { info } = model;
-  if (flags.json !== '-' && flags.svg !== '-') host.stdout.write(showComparison(comparison, info));
-  if (flags.json !== undefined) {
-    const report = { version, model: info, ...comparison };
-    await write(flags.json, `${JSON.stringify(report, withPlainArrays)}\n`, host);
-  }
-  if (flags.svg !== undefined) {
-    // Whoever wants no plot need not wait for what draws it.
-    const { plot } = await import('./plot.js');
-    await write(flags.svg, plot(comparison), host);
+  try {
+    if (flags.json !== undefined) {
+      const report = { version, model: info, ...comparison };
+      await write(flags.json, `${JSON.stringify(report, withPlainArrays)}\n`, host);
+    }
+    if (flags.svg !== undefined) {
+      // Whoever wants no plot need not wait for what draws it.
+      const { plot } = await import('./plot.js');
+      await write(flags.svg, plot(comparison), host);
+    }
+  } finally {
+    // Behind the files, which a reader that has gone must not cost; and when they fail, too.
+    const table = flags.json !== '-' && flags.svg !== '-';
+    if (table) host.stdout.write(showComparison(comparison, info));
   }
 }
 

@@ -15,8 +15,9 @@ export const exitCodes = { success: 0, failure: 1, usage: 2, interrupted: 130 } 
 /** The line for stderr (undefined: it has been written) and the exit code of an error. */
 export function failureOf(error: unknown): { line: string | undefined; exitCode: number } {
   if (error instanceof CommanderError) {
-    const asked = ['commander.helpDisplayed', 'commander.version'].includes(error.code);
-    return { line: undefined, exitCode: asked ? exitCodes.success : exitCodes.usage };
+    // Help and the version that were asked for have 0, everything else has 1.
+    const wasAsked = error.exitCode === 0;
+    return { line: undefined, exitCode: wasAsked ? exitCodes.success : exitCodes.usage };
   }
   const code = codeOf(error);
   const message = error instanceof Error ? error.message : String(error);

@@ -92,7 +92,8 @@ function policiesFor(own: CachePolicy | undefined, { anchors }: Inspection): Cac
   const canAnchor = anchors.tokenizer !== undefined || Array.isArray(anchors.settings.tokens);
   const usual: CachePolicy[] = [{ kind: 'full' }, { kind: 'window', size: 512 }];
   if (canAnchor) usual.splice(1, 0, { kind: 'anchor' });
-  if (!own) return usual;
+  // What all others are compared with stays first.
+  if (!own || own.kind === 'full') return usual;
   const others = usual.filter(({ kind }) => kind !== own.kind);
   return [...others, own];
 }

@@ -142,3 +142,13 @@ describe('one sentence and an exit code', () => {
     expect(stderr).toMatch(/^ERR_INVALID_ARGUMENT: The file .* there is no such folder\n$/);
   });
 });
+
+test('a reader that has gone costs no file', async () => {
+  const json = join(folder, 'gone.json');
+  const cli = join(root, 'dist/lib/cli.js');
+  const args = [cli, 'compare', '--file', file, '--policy', 'full', '--quiet', '--json', json];
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'ignore'] });
+  child.stdout.destroy();
+  expect(await new Promise((resolve) => child.on('close', resolve))).toBe(0);
+  expect(JSON.parse(readFileSync(json, 'utf8')).cases).toHaveLength(1);
+});

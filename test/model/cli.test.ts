@@ -202,6 +202,14 @@ describe('inspect', () => {
     expect(stdout).toMatch(/^ +window:512,4 +/m);
   });
 
+  test('--policy full changes no share', async () => {
+    const [usual, full] = await Promise.all([
+      run(['inspect', model]),
+      run(['inspect', model, '--policy', 'full']),
+    ]);
+    expect(full.stdout).toBe(usual.stdout);
+  });
+
   test('--json, with a policy of the user', async () => {
     const { stdout } = await run(['inspect', model, '--json', '--dense-layers', '3,5']);
     const { info, layers, files, anchors, cache } = JSON.parse(stdout);

@@ -163,11 +163,13 @@ describe('failures', () => {
   });
 
   test('help and version that were asked for are none', () => {
-    const of = (code: string) => failureOf(new CommanderError(1, code, '')).exitCode;
-    expect(of('commander.version')).toBe(0);
-    expect(of('commander.helpDisplayed')).toBe(0);
-    expect(of('commander.help')).toBe(2);
-    expect(of('commander.unknownOption')).toBe(2);
+    const of = (exitCode: number, code: string) =>
+      failureOf(new CommanderError(exitCode, code, '')).exitCode;
+    expect(of(0, 'commander.version')).toBe(0);
+    expect(of(0, 'commander.helpDisplayed')).toBe(0);
+    expect(of(0, 'commander.help')).toBe(0);
+    expect(of(1, 'commander.help')).toBe(2);
+    expect(of(1, 'commander.unknownOption')).toBe(2);
   });
 
   test('flags of options', () => {
