@@ -46,7 +46,13 @@ export async function openModel(
     const identity = await identityOf(model);
     throwIfAborted(signal);
     const loaded = await loadNative(native, spec, signal);
-    return new ModelHandle(loaded, infoOf(model, parsed, spec, loaded, anchors), anchors, identity);
+    try {
+      const info = infoOf(model, parsed, spec, loaded, anchors);
+      return new ModelHandle(loaded, info, anchors, identity);
+    } catch (error) {
+      loaded.dispose();
+      throw error;
+    }
   } catch (error) {
     tokenizer?.dispose();
     throw error;

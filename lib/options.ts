@@ -33,9 +33,14 @@ const signal = z.custom<AbortSignal>(isSignal, { error: 'an AbortSignal' });
 
 // By its shape: a test runner or an older polyfill has a class of its own.
 function isSignal(value: unknown): boolean {
-  if (typeof value !== 'object' || value === null) return false;
-  const { aborted, addEventListener } = value as AbortSignal;
-  return typeof aborted === 'boolean' && typeof addEventListener === 'function';
+  if (!isObject(value)) return false;
+  const { aborted, addEventListener, removeEventListener } = value as AbortSignal;
+  const methods = [addEventListener, removeEventListener];
+  return typeof aborted === 'boolean' && methods.every((each) => typeof each === 'function');
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === 'object' && value !== null;
 }
 
 function callback<F>() {
@@ -151,7 +156,7 @@ const sessionShape = {
   policy: policySchema.optional(),
   cacheType: cacheType.optional(),
   // What it is, and which model's, its class knows.
-  from: z.custom<Session>((value) => typeof value === 'object', { error: 'a session' }).optional(),
+  from: z.custom<Session>(isObject, { error: 'a session' }).optional(),
   at: integer(0, maxCount).optional(),
   prefixCache: boolean.optional(),
 };

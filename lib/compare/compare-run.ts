@@ -258,7 +258,12 @@ function openSession(model: Model, { name, policy, cacheType }: NamedCase): Sess
 }
 
 function sharedFloats(length: number): Float32Array {
-  return new Float32Array(new SharedArrayBuffer(4 * length));
+  try {
+    return new Float32Array(new SharedArrayBuffer(4 * length));
+  } catch (cause) {
+    const message = `No memory for ${length} logits of a chunk: make option "chunkTokens" smaller`;
+    throw new AnchorError('ERR_OUT_OF_MEMORY', message, { cause });
+  }
 }
 
 // The engine's arrays cannot be moved to a worker, and copying a chunk at once takes many
