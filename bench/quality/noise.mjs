@@ -1,6 +1,6 @@
 // What two bases of different seeds say of the same variants: results of ablations.mjs beside each
-// other, as a Markdown table. A variant differs from AnchorCoder's layout only where the two differ
-// by more than either of them does from base to base; anything less is called none.
+// other, as a Markdown table. How far a variant is from AnchorCoder's layout is taken on each base
+// by itself; where that changes from base to base by as much as it is, it is called none.
 //   node bench/quality/noise.mjs RESULT-OF-BASE-1.json RESULT-OF-BASE-2.json ...
 import { readFileSync } from 'node:fs';
 
@@ -31,16 +31,17 @@ function copied(base, name) {
 }
 
 const percent = (rate) => `${(100 * rate).toFixed(1)} %`;
-const known = ratios(layout, 'all');
+const points = (difference) =>
+  `${difference < 0 ? '−' : '+'}${Math.abs(100 * difference).toFixed(1)}`;
 
-/** How far the variant is from the layout, in points of loss above ordinary attention. */
-function verdict(name, own) {
+/** How far the variant is from the layout on each base, in points of loss. */
+function against(name) {
   const { reference } = bases[0][name];
   if (name === layout || name === reference || reference !== bases[0][layout].reference) return '–';
-  const difference = mean(own) - mean(known);
-  const noise = Math.max(spread(own), spread(known));
-  const points = `${difference > 0 ? '+' : '−'}${Math.abs(100 * difference).toFixed(1)}`;
-  return Math.abs(difference) > noise ? points : `none (${points})`;
+  const known = ratios(layout, 'all');
+  const differences = ratios(name, 'all').map((ratio, i) => ratio - known[i]);
+  const shown = differences.map(points).join(', ');
+  return Math.abs(mean(differences)) > spread(differences) ? shown : `none (${shown})`;
 }
 
 const shared = Object.keys(bases[0]).filter((name) => bases.every((base) => base[name]));
@@ -65,7 +66,7 @@ for (const name of shared) {
     mean(bases.map((base) => base[name].all.kl / base[name].all.count)).toFixed(3),
     percent(mean(bases.map((base) => copied(base, name)))),
     percent(mean(bases.map((base) => base[name].cache.rows / base[name].cache.fullRows))),
-    verdict(name, own),
+    against(name),
   ];
   console.log(`| ${cells.join(' | ')} |`);
 }
