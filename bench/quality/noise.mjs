@@ -1,6 +1,7 @@
 // What two bases of different seeds say of the same variants: results of ablations.mjs beside each
 // other, as a Markdown table. How far a variant is from AnchorCoder's layout is taken on each base
-// by itself; where that changes from base to base by as much as it is, it is called none.
+// by itself; where that changes from base to base by as much as it is, or is within the noise of
+// the tuning itself, it is called none.
 //   node bench/quality/noise.mjs RESULT-OF-BASE-1.json RESULT-OF-BASE-2.json ...
 import { readFileSync } from 'node:fs';
 
@@ -8,6 +9,8 @@ const files = process.argv.slice(2);
 if (files.length < 2) throw new Error('Expected the results of two bases or more');
 const bases = files.map((file) => JSON.parse(readFileSync(file, 'utf8')).figures.variants);
 const layout = 'anchored';
+/** What other windows in another order change: bench/results/quality-ablations-{1,2}.json. */
+const tuningNoise = 0.005;
 
 const lossOf = ({ nats, bytes }) => nats / bytes;
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
@@ -41,7 +44,8 @@ function against(name) {
   const known = ratios(layout, 'all');
   const differences = ratios(name, 'all').map((ratio, i) => ratio - known[i]);
   const shown = differences.map(points).join(', ');
-  return Math.abs(mean(differences)) > spread(differences) ? shown : `none (${shown})`;
+  const noise = Math.max(spread(differences), tuningNoise);
+  return Math.abs(mean(differences)) > noise ? shown : `none (${shown})`;
 }
 
 const shared = Object.keys(bases[0]).filter((name) => bases.every((base) => base[name]));
