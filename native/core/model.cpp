@@ -42,6 +42,9 @@ void check(const ModelConfig& config) {
       config.contextLength > kLargest || config.layers > kMostLayers) {
     throw Error(ErrorCode::modelInvalid, "The model's sizes are too large");
   }
+  if (config.parallelBlock && config.experts.count > 0) {
+    throw Error(ErrorCode::modelInvalid, "Expected parallel blocks to have no experts");
+  }
   const auto layers = static_cast<size_t>(config.layers);
   const auto fits = [&](const auto& list) { return list.empty() || list.size() == layers; };
   if (!fits(config.windows) || !fits(config.layerRopes)) {

@@ -96,6 +96,12 @@ test('what an aborted prompt has read is kept', async () => {
   using again = model.createSession({ policy: { kind: 'full' } });
   await again.append(text);
   expect(again.stats().reusedTokens).toBeGreaterThan(50);
+  // No more than are left of them.
+  using fork = again.fork(10);
+  expect(fork.stats().reusedTokens).toBe(10);
+  again.truncate(20);
+  await again.append(text.slice(0, 5));
+  expect(again.stats().reusedTokens).toBe(20);
 });
 
 // What its rows hold, only who saved them knows: it may be another instruction set's, or a lie.

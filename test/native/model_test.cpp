@@ -168,6 +168,10 @@ TEST(sizes_that_make_no_sense) {
   CHECK(isInvalid([](auto& d) { d.config.originalContext = 5; }));
   CHECK(isInvalid([](auto& d) { d.config.experts = {4, 5, 8, false}; }));
   CHECK(isInvalid([](auto& d) { d.config.experts = {-4, 1, 8, false}; }));
+  CHECK(isInvalid([](auto& d) {
+    d.config.experts = {4, 2, 8, false};
+    d.config.parallelBlock = true;
+  }));
   CHECK(isInvalid([](auto& d) {  // a router, but no experts
     d.tensor("up_proj").name = "model.layers.0.mlp.router.weight";
   }));
