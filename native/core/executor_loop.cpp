@@ -49,6 +49,11 @@ std::function<void()> clearing(std::shared_ptr<Session> session) {
   };
 }
 
+// After a pass that failed.
+void dropUncached(const std::vector<std::shared_ptr<Job>>& batch) noexcept {
+  for (const auto& job : batch) job->session->dropUncached();
+}
+
 void make(std::vector<std::function<void()>>& calls) noexcept {
   for (const auto& call : calls) {
     try {
@@ -295,10 +300,12 @@ void Executor::runPass(Batch batch) {
     RowSaver saver(batch);
     if (!batch.empty()) logits = model_->forward(items, &saver);
   } catch (const Error& error) {
+    dropUncached(batch);
     // What nobody asks for at present gives way.
     if (error.code == ErrorCode::outOfMemory && prefixes_.shrink()) return runPass(batch);
     return failOrSplit(batch, error);
   } catch (const std::exception&) {
+    dropUncached(batch);
     return failOrSplit(batch, noMemory_);
   }
   int32_t tokens = 0;

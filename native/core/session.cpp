@@ -79,7 +79,7 @@ bool Session::canCut(int32_t to) const {
   return true;
 }
 
-void Session::dropSaved(int32_t from) {
+void Session::dropSaved(int32_t from) noexcept {
   while (!saved_.empty() && saved_.back().position >= from) saved_.pop_back();
 }
 
@@ -171,7 +171,6 @@ void Session::beginLike(const Session& other, int32_t at) {
 
 void Session::saveHidden(int32_t at, std::span<const float> row) {
   const bool endsLine = policy_->anyAnchored() && sequence_.state.closesLine(at);
-  dropSaved(at);  // of a pass that failed after it had saved some
   auto saved = std::make_shared<HiddenRow>(model_->context(), row.size());
   std::copy(row.begin(), row.end(), saved->data());
   saved_.push_back({at, endsLine, std::move(saved)});
@@ -183,7 +182,6 @@ bool Session::hasHidden(int32_t at) const {
 }
 
 const float* Session::lastHidden() {
-  dropSaved(cached());
   const int32_t last = cached() - 1;
   if (!saved_.empty() && saved_.back().position == last) return saved_.back().row->data();
   if (last < 0 || !canCut(last)) {

@@ -104,6 +104,8 @@ class Session {
   // Residual rows after the last layer, from which logits can be had without another pass: of the
   // last token, and of every line's end, whose own line has left the cache.
   void saveHidden(int32_t at, std::span<const float> row);
+  // Drops those of a pass that failed after it had saved some: their tokens are not in the cache.
+  void dropUncached() noexcept { dropSaved(cached()); }
   // Row of the last cached token when nothing is pending. Where it was not saved the token becomes
   // pending and null is returned. Throws Error (position) when that token cannot be run again.
   const float* lastHidden();
@@ -135,7 +137,7 @@ class Session {
   uint64_t streamBytes(const SessionState& state) const;
   bool canCut(int32_t to) const;
   void cut(int32_t to);
-  void dropSaved(int32_t from);
+  void dropSaved(int32_t from) noexcept;
 
   std::shared_ptr<Model> model_;
   std::shared_ptr<const Policy> policy_;  // shared by forks

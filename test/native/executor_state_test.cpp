@@ -152,6 +152,37 @@ TEST(gives_no_rows_of_what_has_gone) {
   CHECK(codeOf([&] { engine.executor->writeRows(copy, rows, bytes); }) == ErrorCode::disposed);
 }
 
+// Rows that a pass saved before it failed are of a text that may never be read.
+TEST(forgets_the_saved_rows_of_a_pass_that_failed) {
+  const Ids before = randomText(12, 40), other{7, 8, 9};
+  const Ids lines{7, kAnchor, 8, 9, kAnchor, 10, kAnchor, 11};
+  Ids start = before;
+  start.insert(start.end(), other.begin(), other.begin() + 2);
+  constexpr int32_t kSavedRows = 4;
+  for (const Policy& policy : allPolicies()) {
+    if (policy.window > 0) continue;  // no way back to where it was
+    Engine engine;
+    const Floats expected = engine.append(engine.open(policy), start, LogitsWanted::last);
+    for (int32_t row = 0; row < (policy.anyAnchored() ? kSavedRows : 1); ++row) {
+      const auto session = engine.open(policy);
+      engine.append(session, before);
+      Faults::download = row;
+      CHECK(codeOf([&] { engine.append(session, lines); }) == ErrorCode::device);
+      Faults::clear();
+
+      const SessionState state = engine.executor->state(session);
+      const Bytes bytes = rowsOf(engine, session, 1000);
+      const auto copy = restored(engine, policy, DType::f32, state, bytes, 1000);
+      for (const SessionPointer& one : {session, copy}) {
+        engine.executor->truncate(one, static_cast<int32_t>(before.size()));
+        engine.append(one, other);
+        engine.executor->truncate(one, static_cast<int32_t>(start.size()));
+        CHECK(sameBits(engine.append(one, {}, LogitsWanted::last), expected));
+      }
+    }
+  }
+}
+
 struct PrefixEngine : Engine {
   explicit PrefixEngine(uint64_t prefixBytes, uint64_t maxBytes = 0)
       : Engine(1, maxBytes, tinyConfig(), prefixBytes) {}
