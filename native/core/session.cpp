@@ -87,6 +87,7 @@ void Session::cut(int32_t to) {
   sequence_.state.truncate(to, sequence_.ids);
   sequence_.cache.truncate(to, sequence_.state.keptCount());
   dropSaved(to);
+  reused_ = std::min(reused_, to);
 }
 
 void Session::truncate(int32_t to) {

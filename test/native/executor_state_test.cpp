@@ -229,6 +229,21 @@ TEST(shares_prefixes_with_the_same_bits) {
   }
 }
 
+// What is cut off, or run again, is not reused any more.
+TEST(counts_reused_tokens_up_to_the_position) {
+  PrefixEngine engine(uint64_t{1} << 30);
+  const Ids text = randomText(7, 100);
+  engine.run(fullPolicy(), text);
+  const auto session = engine.open(fullPolicy());
+  engine.append(session, text);
+  CHECK_EQ(session->stats().reused, 99);
+  CHECK_EQ(engine.executor->fork(session, 60)->stats().reused, 60);
+  engine.executor->truncate(session, 30);
+  CHECK_EQ(session->stats().reused, 30);
+  engine.append(session, {7, 8});
+  CHECK_EQ(session->stats().reused, 30);
+}
+
 TEST(keeps_policies_and_types_apart) {
   PrefixEngine engine(uint64_t{1} << 30);
   const Ids text = randomText(9, 200);
