@@ -54,6 +54,11 @@ void Policy::validate(int32_t layers, int32_t vocabSize) const {
     refuse("Expected the source layer (" + std::to_string(sourceLayer) +
            ") to be a layer that no consumer comes before");
   }
+  // The layer after it is counted from here on.
+  if (consumersAbove >= layers) {
+    refuse("Expected the layer below the consumers (" + std::to_string(consumersAbove) +
+           ") to be one of " + std::to_string(layers));
+  }
   const int32_t sourceWindow = modelWindow(sourceLayer);
   for (int32_t l = consumersAbove + 1; sourceWindow > 0 && l < layers; ++l) {
     const int32_t own = modelWindow(l);

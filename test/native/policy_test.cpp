@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -333,6 +334,16 @@ TEST(policies_that_cannot_run_are_refused) {
   CHECK(changed([](Policy& policy) {
     policy.sourceLayer = 1;
     policy.consumersAbove = 0;
+  }));
+  for (const int32_t above : {2, std::numeric_limits<int32_t>::max()}) {
+    CHECK(changed([&](Policy& policy) {
+      policy.sourceLayer = 0;
+      policy.consumersAbove = above;
+    }));
+  }
+  CHECK(!changed([](Policy& policy) {  // without consumers
+    policy.sourceLayer = 0;
+    policy.consumersAbove = 1;
   }));
   CHECK(changed([](Policy& policy) {  // a dense consumer needs all rows of the source
     policy.dense = {0, 1};
