@@ -1,5 +1,8 @@
 """The model that a recipe trains, with anchor attention and, for a retrofit, its adapter."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +63,21 @@ def _load(folder: object) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
+@contextmanager
+def _whole() -> Iterator[None]:
+    """For a model that stays out of FSDP, which reads weights in one process of a machine and
+    spreads them later."""
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
 def _is_new(recipe: Recipe, insert: int) -> bool:
     """Whether the base's tokenizer lacks the inserted anchor. A base without a tokenizer, such as
     a twin, has the recipe's."""
@@ -98,7 +116,8 @@ def build(recipe: Recipe) -> Built:
         model = _adapter(model, recipe, new_row)
     teacher = None
     if recipe.loss.kind == "kl" and recipe.loss.teacher != "self":
-        teacher = _load(recipe.loss.teacher).eval().requires_grad_(False)
+        with _whole():
+            teacher = _load(recipe.loss.teacher).eval().requires_grad_(False)
         attach(teacher, plain_policy(teacher.config.num_hidden_layers))
     return Built(model, anchors, policy, vocabulary, insert, new_row, teacher)
 

@@ -36,7 +36,10 @@ def _only_trained(accelerator: Accelerator) -> None:
 
     def before_loading(models: list, folder: str) -> None:
         module = accelerator.unwrap_model(models.pop())
-        state = torch.load(Path(folder) / _WEIGHTS, weights_only=True)
+        path = Path(folder) / _WEIGHTS
+        if not path.exists():
+            raise ValueError(f"{folder} was written under FSDP and can only be taken up under it")
+        state = torch.load(path, weights_only=True)
         own = trained(module)
         if set(own) != set(state):
             raise ValueError(f"{folder} was written by another recipe")

@@ -78,7 +78,7 @@ class Search:
     @torch.no_grad()
     def _states(self, window: Window, dense: Iterable[int], start: int) -> list[Tensor]:
         """(1, T, hidden) inputs of the layers from `start` on, and the output of the last one."""
-        layout = replace(window.layout, policy=self._policy(dense))
+        layout = window.layout.with_dense(self._policy(dense))
         hidden = window.inputs[start] if start > 0 else self.decoder.embed_tokens(window.ids)
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
         turns = self.decoder.rotary_emb(hidden, position_ids=positions)

@@ -3,7 +3,7 @@
 The masks are the engine's: a token sees every row from `start` on, and kept rows before it.
 """
 
-from dataclasses import dataclass, field
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -12,20 +12,31 @@ from .positions import shift_table
 from .settings import Policy
 
 
-@dataclass
 class Layout:
-    """Masks and key turns of one batch of B texts with T tokens, for one forward pass."""
+    """Masks and key turns of one batch of B texts with T tokens, for one forward pass.
 
-    policy: Policy
-    start: Tensor  # (B, T) first position from which on a token of an anchored layer sees all
-    kept: Tensor  # (B, T) whether a position's row is kept for good
-    sees_kept: Tensor  # (B, T) whether a token sees kept rows before `start`; AnLLM's anchors don't
-    # (B, key heads, T, head size) by which keys of anchors turn further; None: they don't
-    cos: Tensor | None = None
-    sin: Tensor | None = None
-    # Keys and values of the source layer, (B, key heads, T, head size), once it has run.
-    source: tuple[Tensor, Tensor] | None = None
-    masks: dict = field(default_factory=dict)
+    All layers share one. It is no dataclass, because what FSDP hands to a layer is a copy of those,
+    with other types of numbers.
+    """
+
+    def __init__(self, policy: Policy, start: Tensor, kept: Tensor, sees_kept: Tensor) -> None:
+        self.policy = policy
+        self.start = start  # (B, T) first position from which a token of an anchored layer sees all
+        self.kept = kept  # (B, T) whether a position's row is kept for good
+        # (B, T) whether a token sees kept rows before `start`; AnLLM's anchors don't
+        self.sees_kept = sees_kept
+        # (B, key heads, T, head size) by which keys of anchors turn further; None: they don't
+        self.cos: Tensor | None = None
+        self.sin: Tensor | None = None
+        # Keys and values of the source layer, (B, key heads, T, head size), once it has run.
+        self.source: tuple[Tensor, Tensor] | None = None
+        self.masks: dict = {}
+
+    def with_dense(self, policy: Policy) -> "Layout":
+        """The same under a policy that differs in its dense layers only; masks are shared."""
+        other = copy(self)
+        other.policy, other.source = policy, None
+        return other
 
     def starts(self, dense: bool, window: int | None) -> Tensor:
         """(B, T) `start` in one kind of layer; `window` is the model's own sliding window."""

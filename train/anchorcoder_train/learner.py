@@ -57,6 +57,10 @@ class Learner(nn.Module):
         # In a list it is no part of the module: neither trained, nor saved, nor spread.
         self._teacher = [built.teacher]
 
+    def tie_weights(self) -> None:
+        """For FSDP, which takes the model apart and asks for this."""
+        self.model.tie_weights()
+
     @contextmanager
     def _as_teacher(self):
         """The model itself with ordinary attention and its adapter off."""
