@@ -52,7 +52,14 @@ _SENTENCES = (
     ("BSD-2-Clause", r"redistribution and use in source and binary forms"),
     ("Unlicense", r"this is free and unencumbered software released into the public domain"),
 )
-_COPYLEFT = re.compile(r"gnu (lesser |affero )?general public license|mozilla public license")
+_COPYLEFT = re.compile(
+    r"gnu (lesser |library |affero )?(general )?public license|mozilla public license"
+)
+# What makes another licence of a text that reads like one of those above.
+_FURTHER = re.compile(
+    r"commons clause|for good, not evil|all advertising materials mentioning features"
+)
+_HEADER = 3000  # characters of a file in which its own licence would stand
 
 
 def spdx_of(name: str) -> str:
@@ -64,10 +71,16 @@ def spdx_of(name: str) -> str:
 def spdx_of_text(text: str) -> str:
     """The SPDX name of a licence's text, "" where it is not recognised for certain."""
     flat = re.sub(r"\s+", " ", text.lower())
-    if _COPYLEFT.search(flat):
+    if _COPYLEFT.search(flat) or _FURTHER.search(flat):
         return ""
     found = (name for name, sentence in _SENTENCES if re.search(sentence, flat))
     return next(found, "")
+
+
+def has_copyleft_header(text: str) -> bool:
+    """Whether a file names a copyleft licence at its beginning, whatever its package says."""
+    # Comment signs may stand between the words.
+    return bool(_COPYLEFT.search(re.sub(r"[\s#*/;]+", " ", text[:_HEADER].lower())))
 
 
 def is_permissive(expression: str) -> bool:

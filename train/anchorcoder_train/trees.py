@@ -4,9 +4,10 @@ import email.parser
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from .licences import spdx_of, spdx_of_text
+from .licences import has_copyleft_header, is_permissive, spdx_of, spdx_of_text
 from .texts import Document
 
 LANGUAGES = {
@@ -20,7 +21,10 @@ LANGUAGES = {
     ".mjs": "js",
     ".cjs": "js",
 }
-_SKIPPED = {"node_modules", "__pycache__", ".git"}
+# Packages of others lie in some of them, under licences of their own.
+_VENDORED = {"_vendor", "_vendored", "vendor", "vendored", "third_party", "thirdparty", "extern"}
+_SKIPPED = {"node_modules", "__pycache__", ".git", *_VENDORED}
+_LICENCE_NAMES = ("LICENSE", "LICENCE", "COPYING")
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,21 @@ class Package:
     files: tuple[Path, ...]
 
 
-def _licence_file(folder: Path) -> str:
+def _licence_file(folder: Path) -> str | None:
+    """What a folder's licence file says, "" where it is not recognised, None without one."""
     for path in sorted(folder.glob("*")):
-        if path.is_file() and path.name.upper().startswith(("LICENSE", "LICENCE", "COPYING")):
+        if path.is_file() and path.name.upper().startswith(_LICENCE_NAMES):
             return spdx_of_text(path.read_text(encoding="utf-8", errors="replace"))
-    return ""
+    return None
+
+
+@cache
+def _is_apart(folder: Path) -> bool:
+    """Whether a folder inside a package is another's, or under a licence that does not permit."""
+    if folder.name in _SKIPPED or folder.name.endswith(".dist-info"):
+        return True
+    licence = _licence_file(folder)
+    return licence is not None and not is_permissive(licence)
 
 
 def _sources(folder: Path) -> tuple[Path, ...]:
@@ -48,7 +62,7 @@ def _sources(folder: Path) -> tuple[Path, ...]:
         if path.is_symlink():
             continue
         if path.is_dir():
-            if path.name not in _SKIPPED and not path.name.endswith(".dist-info"):
+            if not _is_apart(path):
                 found += _sources(path)
         elif path.suffix in LANGUAGES and not path.name.endswith(".d.ts"):
             found.append(path)
@@ -61,7 +75,7 @@ def _npm(folder: Path) -> Package:
     if isinstance(licence, dict):
         licence = licence.get("type", "")
     if not isinstance(licence, str) or not licence or licence.startswith("SEE "):
-        licence = _licence_file(folder)
+        licence = _licence_file(folder) or ""
     name, version = about.get("name") or folder.name, str(about.get("version", ""))
     return Package(name, version, spdx_of(licence), folder, _sources(folder))
 
@@ -71,18 +85,31 @@ def _installed(info: Path) -> Package:
     parser = email.parser.Parser()
     about = parser.parsestr((info / "METADATA").read_text(encoding="utf-8", errors="replace"))
     classifiers = about.get_all("Classifier") or []
+    approved = [one for one in classifiers if one.startswith("License :: OSI Approved ::")]
     named = [
-        *[about.get("License-Expression") or ""],
-        *[one for one in classifiers if one.startswith("License :: OSI Approved ::")],
-        *[about.get("License") or ""],
+        about.get("License-Expression") or "",
+        # Which of several holds for what, nothing says; so all must be permissive.
+        " AND ".join(spdx_of(one) for one in approved),
+        about.get("License") or "",
     ]
     # A field "License" may hold the whole text.
     short = [spdx_of(one) for one in named if one and "\n" not in one]
     licence = short[0] if short else _licence_file(info) or spdx_of_text(about.get("License") or "")
     listed = (info / "RECORD").read_text(encoding="utf-8") if (info / "RECORD").exists() else ""
     paths = (info.parent / line.split(",")[0] for line in listed.splitlines())
-    files = sorted({path for path in paths if path.suffix in LANGUAGES and path.is_file()})
+    files = sorted(
+        path
+        for path in set(paths)
+        if path.suffix in LANGUAGES and path.is_file() and _is_own(path, info.parent)
+    )
     return Package(about["Name"], about["Version"], licence, info.parent, tuple(files))
+
+
+def _is_own(file: Path, site: Path) -> bool:
+    """Whether no folder between a package's own, at the top of `site`, and the file is apart."""
+    folders = list(file.parents)
+    inner = folders[: folders.index(site)][:-1] if site in folders else folders
+    return not any(_is_apart(folder) for folder in inner)
 
 
 def packages_in(root: str | Path) -> Iterator[Package]:
@@ -107,7 +134,8 @@ def packages_in(root: str | Path) -> Iterator[Package]:
         elif (folder / "package.json").exists():
             yield _npm(folder)
         else:
-            yield Package(folder.name, "", _licence_file(folder), folder, _sources(folder))
+            licence = _licence_file(folder) or ""
+            yield Package(folder.name, "", licence, folder, _sources(folder))
 
 
 def documents_of(package: Package, largest: int) -> Iterator[Document]:
@@ -119,6 +147,8 @@ def documents_of(package: Package, largest: int) -> Iterator[Document]:
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError:
+            continue
+        if has_copyleft_header(text):
             continue
         name = path.relative_to(package.root).as_posix()
         yield Document(LANGUAGES[path.suffix], package.name, name, text, package.licence)

@@ -1,6 +1,7 @@
 """Source trees to packed ids: what is left out, what stays as it is, where anchors stand."""
 
 import json
+import shutil
 from pathlib import Path
 
 import engine
@@ -13,7 +14,7 @@ from anchorcoder_train.duplicates import Duplicates
 from anchorcoder_train.licences import is_permissive, spdx_of_text
 from anchorcoder_train.shards import Shards, Windows, Writer, write_shards
 from anchorcoder_train.texts import Document, read_lines, write_lines
-from anchorcoder_train.trees import packages_in
+from anchorcoder_train.trees import documents_of, packages_in
 from anchorcoder_train.vocabulary import Vocabulary
 
 ODD = 'x = 1\r\n\tif x:\r\n    y = "' + "very long " * 2000 + '"\n\n'
@@ -70,6 +71,37 @@ def test_packages_of_a_tree(tree: Path):
     assert len(found) == 30 + 5
 
 
+def test_what_is_inside_of_a_package_is_not_always_its_own(tmp_path: Path):
+    site = tmp_path / "site-packages"
+    info = site / "host-1.0.dist-info"
+    write(info / "METADATA", "Name: host\nVersion: 1.0\nLicense-Expression: MIT\n\nx")
+    paths = ["a.py", "_vendor/other/b.py", "inner/c.py", "free/d.py", "marked.py"]
+    write(info / "RECORD", "".join(f"host/{path},,\n" for path in paths))
+    for number, path in enumerate(paths):
+        write(site / "host" / path, code(3000 + number))
+    write(site / "host" / "inner" / "LICENSE", "GNU Lesser General Public License")
+    write(site / "host" / "free" / "LICENSE", (engine.ROOT / "LICENSE").read_text())
+    header = (
+        "# This is free software under the terms of the GNU Lesser\n# General Public License.\n"
+    )
+    write(site / "host" / "marked.py", header + code(4000))
+    (host,) = packages_in(site)
+    assert [one.path for one in documents_of(host, 1 << 20)] == ["host/a.py", "host/free/d.py"]
+    # The same files as a folder of sources.
+    write(site / "host" / "LICENSE", (engine.ROOT / "LICENSE").read_text())
+    shutil.rmtree(info)
+    (host,) = packages_in(site)
+    assert [one.path for one in documents_of(host, 1 << 20)] == ["a.py", "free/d.py"]
+
+
+def test_several_classifiers_hold_together(tmp_path: Path):
+    both = [f"Classifier: License :: OSI Approved :: {name}\n" for name in ("MIT License", "MPL")]
+    info = tmp_path / "a-1.0.dist-info"
+    write(info / "METADATA", "Name: a\nVersion: 1.0\n" + "".join(both) + "\nx")
+    (package,) = packages_in(tmp_path)
+    assert not is_permissive(package.licence)
+
+
 def test_a_corpus(tree: Path, tmp_path: Path):
     out = tmp_path / "corpus"
     counts = build_corpus([tree], out, share=0.3, seed=1, largest=1 << 20)
@@ -114,6 +146,10 @@ def test_licence_texts():
     assert spdx_of_text(apache) == "Apache-2.0"
     assert spdx_of_text("GNU General Public License, and Apache License Version 2.0") == ""
     assert spdx_of_text("All rights reserved.") == ""
+    assert spdx_of_text(f"Commons Clause License Condition\n\n{apache}") == ""
+    mit = "Permission is hereby granted, free of charge, to any person obtaining a copy"
+    assert spdx_of_text(mit) == "MIT"
+    assert spdx_of_text(f"{mit} ... shall be used for Good, not Evil.") == ""
 
 
 def test_duplicates():
