@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from .build import Built
 from .recipe import Recipe
+from .settings import SPELLINGS
 from .vocabulary import copy_tokenizer
 
 
@@ -31,6 +32,8 @@ def block_of(recipe: Recipe, built: Built) -> dict[str, object] | None:
     }
     if policy.source_layer < 0:
         block["source_layer"] = None
+    else:
+        block["consumers_above"] = policy.consumers_above
     if not any(policy.dense):
         block.pop("dense_layers", None)
         block["per"] = "none"
@@ -57,6 +60,9 @@ def export_model(recipe: Recipe, built: Built, out: Path, dtype: torch.dtype) ->
     model.save_pretrained(out)
     path = out / "config.json"
     config = json.loads(path.read_text())
+    # Those of the base, in either spelling: the recipe's are all there are.
+    for key in (*SPELLINGS, "anchors"):
+        config.pop(key, None)
     block = block_of(recipe, built)
     if block is not None:
         config["anchors"] = block

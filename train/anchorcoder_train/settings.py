@@ -122,15 +122,18 @@ def check_block(block: Mapping[str, Any], where: str = "anchors") -> Words:
     return check_words(block, where, _BLOCK_WORDS)
 
 
+# AnchorCoder's own keys of config.json, and the words for them.
+SPELLINGS = {
+    "per": "per",
+    "anchor_layer": "source_layer",
+    "multilayer": "consumers_above",
+    "anchor_token_ids": "tokens",
+}
+
+
 def read_words(config: Mapping[str, Any]) -> Words | None:
     """Anchor settings of config.json in either spelling, None where it has none."""
-    spellings = {
-        "per": "per",
-        "anchor_layer": "source_layer",
-        "multilayer": "consumers_above",
-        "anchor_token_ids": "tokens",
-    }
-    own = {word: config[key] for key, word in spellings.items() if config.get(key) is not None}
+    own = {word: config[key] for key, word in SPELLINGS.items() if config.get(key) is not None}
     block = config.get("anchors")
     if not own and block is None:
         return None

@@ -61,6 +61,26 @@ def test_from_scratch(tmp_path: Path):
     assert again == trainer.built.policy
 
 
+@pytest.mark.parametrize("anchors", [None, {"dense_layers": [2], "source_layer": 2}])
+def test_settings_of_the_base_do_not_stay(anchors: dict | None, tmp_path: Path):
+    small.prepare(tmp_path)
+    base = small.base_model(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    own = {"per": 2, "anchor_layer": 0, "multilayer": 1, "anchor_token_ids": 1}
+    (base / "config.json").write_text(json.dumps({**config, **own, "anchors": {"window": 3}}))
+    values = {"mode": "full", "base": str(base), "anchors": anchors, "budget": {"steps": 1}}
+    recipe = small.recipe(tmp_path, **values)
+    trainer = Trainer(recipe, tmp_path / "run")
+    trainer.run()
+    ids = trainer.built.vocabulary.encode_anchored([TEXT], 1)[0]
+    expected = logits(trainer, ids)
+    out = tmp_path / "model"
+    export_model(recipe, trainer.built, out, torch.float32)
+    words = read_folder(out)
+    assert (words is None) == (anchors is None)
+    compare(expected, out, ids, kind="full" if anchors is None else "anchor")
+
+
 def test_anllm(tmp_path: Path):
     small.prepare(tmp_path)
     recipe = small.recipe(tmp_path, policy="ansan", budget={"steps": 3})
