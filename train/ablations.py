@@ -15,15 +15,18 @@ import torch
 from anchorcoder_train.ablations import read_ablations, recipe_of_variant
 from anchorcoder_train.export import export_model
 from anchorcoder_train.recipe import read_recipe
-from anchorcoder_train.trainer import Trainer
+from anchorcoder_train.trainer import Trainer, keep_recipe
 
 
-def run_variant(shared: dict, name: str, changes: dict, seed: int, out: Path) -> None:
+def run_variant(shared: dict, name: str, changes: dict, seed: int, out: Path) -> bool:
+    """Whether there was something to do. Raises ValueError where `out` is of another recipe."""
     known = out / "recipe.yaml"
     # A search for dense layers is not repeated.
-    recipe = (
-        read_recipe(known) if known.exists() else recipe_of_variant(shared, name, changes, seed)
-    )
+    anchors = (read_recipe(known).anchors if known.exists() else None) or {}
+    recipe = recipe_of_variant(shared, name, changes, seed, anchors.get("dense_layers"))
+    if (out / "model").exists():
+        keep_recipe(recipe, out)
+        return False
     trainer = Trainer(recipe, out)
     trainer.run()
     half = out / "unfinished"
@@ -31,6 +34,7 @@ def run_variant(shared: dict, name: str, changes: dict, seed: int, out: Path) ->
     export_model(recipe, trainer.built, half, torch.bfloat16)
     half.rename(out / "model")
     shutil.rmtree(out / "checkpoints")
+    return True
 
 
 def main() -> None:
@@ -52,11 +56,8 @@ def main() -> None:
         raise SystemExit(f'unknown variant "{unknown[0]}"; known: {", ".join(variants)}')
     for name in names:
         out = options.out / f"{name}-{options.seed}"
-        if (out / "model").exists():
-            print(f"{out}: done before")
-            continue
-        run_variant(shared, name, variants[name], options.seed, out)
-        print(f"{out}: done", flush=True)
+        is_new = run_variant(shared, name, variants[name], options.seed, out)
+        print(f"{out}: {'done' if is_new else 'done before'}", flush=True)
 
 
 if __name__ == "__main__":

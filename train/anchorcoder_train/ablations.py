@@ -70,9 +70,14 @@ def with_dense(values: dict[str, Any], dense: list[int], layers: int) -> dict[st
 
 
 def recipe_of_variant(
-    shared: dict[str, Any], name: str, changes: dict[str, Any], seed: int
+    shared: dict[str, Any],
+    name: str,
+    changes: dict[str, Any],
+    seed: int,
+    found: list[int] | None = None,
 ) -> Recipe:
-    """The variant's recipe; a greedy one is searched for, which takes a minute or more."""
+    """The variant's recipe; a greedy one is searched for, which takes a minute or more, unless the
+    dense layers were `found` before."""
     own = dict(changes)
     number = own.pop("greedy", None)
     values = changed(shared, {"name": name, "seed": seed, **own})
@@ -80,4 +85,4 @@ def recipe_of_variant(
     if number is None:
         return recipe
     layers = AutoModelForCausalLM.from_pretrained(recipe.base).config.num_hidden_layers
-    return recipe_of(with_dense(values, search_dense(recipe, number), layers))
+    return recipe_of(with_dense(values, found or search_dense(recipe, number), layers))

@@ -87,6 +87,10 @@ def test_every_variant_is_tuned_on_the_same_windows_and_exported(tmp_path: Path)
     before = (tmp_path / "runs" / "near-7" / "log.csv").read_bytes()
     subprocess.run([*command, "--seed", "7", "--only", "near"], check=True, capture_output=True)
     assert (tmp_path / "runs" / "near-7" / "log.csv").read_bytes() == before
+    # Another base's runs are no results of this one.
+    other = [*command, "--seed", "7", "--base", tmp_path / "runs" / "full-7" / "model"]
+    refused = subprocess.run([*other, "--only", "near"], capture_output=True, text=True)
+    assert refused.returncode != 0 and "a run of another recipe: base" in refused.stderr
     refused = subprocess.run([*command, "--only", "far"], capture_output=True, text=True)
     assert refused.returncode != 0 and 'unknown variant "far"' in refused.stderr
 
