@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list
 from tqdm import tqdm
 
 from .build import build
@@ -23,8 +23,9 @@ LOG = "step ids seconds lr window loss kl next_token anchor_nats grad_norm".spli
 VALID = ["step", "seconds", "nats_per_byte", "nats_per_target", "anchor_nats"]
 
 
-def _keep_recipe(recipe: Recipe, out: Path) -> None:
-    """Writes the recipe to the run's folder; a run is taken up with another budget at most."""
+def keep_recipe(recipe: Recipe, out: Path) -> None:
+    """Writes the recipe to the run's folder; a run is taken up with another budget at most.
+    Raises ValueError for a run of another recipe."""
     path = out / "recipe.yaml"
     values = plain(recipe)
     if path.exists():
@@ -45,12 +46,22 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision=recipe.precision, gradient_accumulation_steps=data.accumulate
         )
+        if (
+            self.accelerator.distributed_type == DistributedType.FSDP
+            and recipe.optimizer.kind == "muon"
+        ):
+            raise ValueError("muon wants whole matrices: expected adamw with FSDP")
         if self.accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
-            _keep_recipe(recipe, out)
+            keep_recipe(recipe, out)
         self.built = build(recipe)
         shards = Shards(data.train)
-        self._check(shards)
+        self._check(data.train, shards)
+        if data.valid is not None:
+            valid = Shards(data.valid)
+            self._check(data.valid, valid)
+            if len(valid) <= data.length:
+                raise ValueError(f"{data.valid}: {len(valid)} ids are less than one window")
         self.windows = Windows(shards, data.length, recipe.seed)
         self.learner = Learner(self.built, recipe.loss)
         if self.built.teacher is not None:
@@ -61,17 +72,15 @@ class Trainer:
         self.checkpoints = Checkpoints(self.accelerator, folder, recipe.checkpoint.keep)
         self.state = self.checkpoints.load()
         self.log, self.valid = Table(out / "log.csv", LOG), Table(out / "valid.csv", VALID)
-        if self.accelerator.is_main_process:
-            self.log.cut(self.state.step)
-            self.valid.cut(self.state.step)
 
-    def _check(self, shards: Shards) -> None:
+    def _check(self, folder: Path, shards: Shards) -> None:
         for key, own in (
+            ("vocabulary", self.built.vocabulary.size),
             ("insert", self.built.insert),
             ("indent", (self.recipe.anchors or {}).get("indent", "none")),
         ):
             if shards.about[key] != own:
-                found = f"{self.recipe.data.train} was written with {shards.about[key]}"
+                found = f"{folder} was written with {shards.about[key]}"
                 raise ValueError(f'expected text with "{key}" {own}, but {found}')
 
     def _agree(self, *values: float) -> tuple[float, ...]:
@@ -97,8 +106,11 @@ class Trainer:
         settings, state = self.recipe.checkpoint, self.state
         clock = saved = time.monotonic()
         hidden = not self.accelerator.is_main_process
+        if self.accelerator.is_main_process:
+            self.log.cut(state.step)
+            self.valid.cut(state.step)
         bar = tqdm(initial=state.step, total=self.recipe.budget.steps, unit="step", disable=hidden)
-        if state.step == 0:
+        if state.step == 0 and not self._is_measured():
             self.validate()
         while self.progress() < 1:
             row = self._step(self.progress())
@@ -119,12 +131,17 @@ class Trainer:
                 self.checkpoints.save(state)
                 saved = time.monotonic()
         bar.close()
-        if state.step % settings.valid_steps != 0:
+        if not self._is_measured():
             self.validate()
         self.checkpoints.save(state)
         if self.accelerator.is_main_process:
             plot(self.log, self.valid, self.out / "loss.svg")
         return state
+
+    def _is_measured(self) -> bool:
+        """Whether this step has its row of validation, such as before the run was cut."""
+        known = any(int(row["step"]) == self.state.step for row in self.valid.rows())
+        return bool(self._agree(known)[0])
 
     def _write(self, table: Table, row: dict[str, object]) -> None:
         if self.accelerator.is_main_process:

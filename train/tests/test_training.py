@@ -14,8 +14,9 @@ from anchorcoder_train.attention import attach
 from anchorcoder_train.build import build
 from anchorcoder_train.learner import Learner, without
 from anchorcoder_train.optimizers import ramp_window, rate_factor
-from anchorcoder_train.recipe import Loss, Optimizer, Ramp, Recipe, read_recipe
+from anchorcoder_train.recipe import Loss, Optimizer, Ramp, Recipe, plain, read_recipe
 from anchorcoder_train.settings import plain_policy, read_folder, resolve
+from anchorcoder_train.shards import Shards
 from anchorcoder_train.trainer import Trainer
 from anchorcoder_train.vocabulary import Vocabulary
 
@@ -178,8 +179,8 @@ def test_gradients_reach_the_source_layer_and_survive_checkpointing(tmp_path: Pa
         learner(ids)["loss"].backward()
         keys = built.model.model.layers[0].self_attn.k_proj.weight.grad
         found.append((keys, built.model.model.embed_tokens.weight.grad))
-    for plain, checkpointed in zip(*found):
-        torch.testing.assert_close(plain, checkpointed)
+    for usual, checkpointed in zip(*found):
+        torch.testing.assert_close(usual, checkpointed)
     assert found[0][0].abs().max() > 0
 
 
@@ -297,3 +298,30 @@ def test_the_recipe_of_the_shipped_model_has_its_shape_and_layout():
         for words in (recipe.anchors, read_folder(engine.SHIPPED))
     )
     assert ours == theirs
+
+
+def test_validation_text_is_checked(tmp_path: Path):
+    small.prepare(tmp_path)
+    values = small.recipe(tmp_path).data
+    ids = len(Shards(values.valid))
+    with pytest.raises(ValueError, match="less than one window"):
+        Trainer(small.recipe(tmp_path, data={**plain(values), "length": ids}), tmp_path / "long")
+    small.write(tmp_path, tmp_path / "tokenizer", None)
+    (tmp_path / "valid").rename(tmp_path / "bare")
+    small.write(tmp_path, tmp_path / "tokenizer", 1)
+    data = {**plain(values), "valid": str(tmp_path / "bare")}
+    with pytest.raises(ValueError, match=r'"insert" 1, but .*bare was written with None'):
+        Trainer(small.recipe(tmp_path, data=data), tmp_path / "bare-run")
+
+
+def test_a_run_that_is_done_stays_as_it_is(tmp_path: Path):
+    small.prepare(tmp_path)
+    recipe = small.recipe(tmp_path, budget={"steps": 2})
+    out = tmp_path / "run"
+    Trainer(recipe, out).run()
+    before = [(out / name).read_bytes() for name in ("log.csv", "valid.csv")]
+    # Looked at, such as for export, and started once more.
+    trainer = Trainer(recipe, out)
+    assert [(out / name).read_bytes() for name in ("log.csv", "valid.csv")] == before
+    trainer.run()
+    assert [(out / name).read_bytes() for name in ("log.csv", "valid.csv")] == before
