@@ -85,14 +85,18 @@ std::shared_ptr<Session> Executor::fork(const std::shared_ptr<Session>& session,
 
 std::shared_ptr<Session> Executor::restore(const Policy& policy, int32_t contextLength,
                                            DType storage, const SessionState& state) {
-  for (;;) {
+  for (bool allFreed = false;;) {
     try {
       auto session = std::make_shared<Session>(model_, policy, contextLength, storage, state);
       addSession(session);
       return session;
     } catch (const Error& error) {
-      if (error.code != ErrorCode::outOfMemory || !prefixes_.shrink()) throw;
+      if (error.code != ErrorCode::outOfMemory) throw;
+      // Once nothing waits to be freed, what nobody asks for at present gives way.
+      if (allFreed && !prefixes_.shrink()) throw;
     }
+    if (!allFreed) freeEverything();
+    allFreed = true;
   }
 }
 
@@ -286,7 +290,7 @@ void Executor::dispose(const std::shared_ptr<Session>& session) noexcept {
 bool Executor::leaveToExecutor(const std::shared_ptr<Session>& session) noexcept {
   if (stopping_ || session->sequence().cache.bytes() < kMostBytesFreedByCaller) return false;
   try {
-    leaving_.push_back(session);
+    garbage_.sessions.push_back(session);
   } catch (const std::bad_alloc&) {
     return false;
   }
@@ -298,11 +302,38 @@ void Executor::keepForExecutor(const SequenceCache& cache) noexcept {
   if (cache.bytes() < kMostBytesFreedByCaller) return;
   try {
     const Lock lock(mutex_);
-    if (!stopping_) cutOff_.push_back(cache);
+    if (!stopping_) garbage_.caches.push_back(cache);
   } catch (const std::bad_alloc&) {
     return;
   }
   wake_.notify_all();
+}
+
+void Executor::free(Garbage& garbage) noexcept {
+  garbage.caches.clear();
+  for (const auto& session : garbage.sessions) {
+    session->clear();
+    session->busy = false;
+  }
+  garbage.sessions.clear();
+  {
+    const Lock lock(mutex_);
+    --freeing_;
+  }
+  freed_.notify_all();
+}
+
+// Does not wait for the executor's thread, which may be in a long pass, unless that is freeing.
+void Executor::freeEverything() noexcept {
+  Garbage garbage;
+  {
+    const Lock lock(mutex_);
+    std::swap(garbage, garbage_);
+    ++freeing_;
+  }
+  free(garbage);
+  Lock lock(mutex_);
+  freed_.wait(lock, [this] { return freeing_ == 0; });
 }
 
 void Executor::stop() {

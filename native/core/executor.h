@@ -118,6 +118,13 @@ class Executor {
 
   using Batch = std::vector<std::shared_ptr<Job>>;
 
+  // What takes a while to free. Who takes it out of `garbage_` counts itself in `freeing_`.
+  struct Garbage {
+    std::vector<std::shared_ptr<Session>> sessions;  // disposed
+    std::vector<SequenceCache> caches;               // rows that were cut off are among them
+    bool empty() const { return sessions.empty() && caches.empty(); }
+  };
+
   class Claim;
 
   void addSession(const std::shared_ptr<Session>& session);
@@ -125,6 +132,8 @@ class Executor {
   void enqueueOrCut(std::shared_ptr<Job> job, size_t length);
   bool leaveToExecutor(const std::shared_ptr<Session>& session) noexcept;
   void keepForExecutor(const SequenceCache& cache) noexcept;
+  void free(Garbage& garbage) noexcept;
+  void freeEverything() noexcept;
   void loop();
   bool prepare(Batch& batch, Calls& calls);
   void clearSessions();
@@ -153,8 +162,9 @@ class Executor {
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Job>> jobs_;  // oldest first
   std::vector<std::weak_ptr<Session>> sessions_;
-  std::vector<std::shared_ptr<Session>> leaving_;  // disposed, to be freed by the executor
-  std::vector<SequenceCache> cutOff_;              // rows that were cut off are among them
+  Garbage garbage_;      // to be freed by the executor's thread
+  int32_t freeing_ = 0;  // threads that free some
+  std::condition_variable freed_;
   bool stopping_ = false;
   std::atomic<bool> finished_{false};
   size_t lastGenerating_ = 0;           // generations in the last pass

@@ -92,7 +92,7 @@ void Executor::loop() {
   prefixes_.clear();
   {
     const Lock lock(mutex_);
-    cutOff_.clear();
+    garbage_ = {};
   }
   model_->unload();
   finished_ = true;
@@ -149,15 +149,11 @@ void Executor::control(Calls& calls) {
     }
   }
   std::erase_if(jobs_, [](const auto& job) { return job->finished; });
-  if (!cutOff_.empty()) {
-    const auto rows = std::make_shared<std::vector<SequenceCache>>();
-    calls.push_back([rows] { rows->clear(); });
-    rows->swap(cutOff_);
-  }
-  while (!leaving_.empty()) {
-    calls.push_back(clearing(leaving_.back()));
-    leaving_.pop_back();
-  }
+  if (garbage_.empty()) return;
+  const auto garbage = std::make_shared<Garbage>();
+  calls.push_back([this, garbage] { free(*garbage); });
+  std::swap(*garbage, garbage_);
+  ++freeing_;
 }
 
 void Executor::findPrefix(Job& job) {

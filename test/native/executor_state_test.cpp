@@ -183,6 +183,50 @@ TEST(forgets_the_saved_rows_of_a_pass_that_failed) {
   }
 }
 
+// Much memory is freed by the executor's thread, which may have a pass to run first.
+TEST(restores_into_what_was_let_go_of_before) {
+  ModelConfig config = tinyConfig();
+  config.contextLength = 10'000;
+  SessionState state;
+  uint64_t weights = 0, rows = 0;
+  {
+    Engine engine(1, 0, config);
+    weights = engine.model->context()->heldBytes();
+    const auto one = engine.open(fullPolicy());
+    engine.append(one, {7});
+    state = engine.executor->state(one);
+    state.saved.clear();
+    state.ids.assign(static_cast<size_t>(config.contextLength), 7);
+    state.cached = config.contextLength;
+    const auto rowBytes = engine.model->cacheShape(DType::f32).streamRowBytes();
+    rows = state.rowBytes = state.ids.size() * size_t{kLayers} * rowBytes;
+    CHECK(rows > uint64_t{4} << 20);
+  }
+  Engine engine(1, weights + rows + rows / 2, config);
+  const auto open = [&] {
+    return engine.executor->restore(fullPolicy(), config.contextLength, DType::f32, state);
+  };
+  SessionPointer large = open();
+  CHECK(codeOf(open) == ErrorCode::outOfMemory);
+  for (int32_t i = 0; i < 40; ++i) {
+    // At times the thread is in a pass, at times about to free.
+    const bool busy = i % 8 < 2;
+    std::shared_ptr<Answer<Floats>> pass;
+    const auto small = engine.open(fullPolicy());
+    Faults::passMicroseconds = busy ? 50'000 : 0;
+    if (busy) pass = engine.startAppend(small, {7});
+    if (busy) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    if (i % 2 == 0) {
+      engine.executor->dispose(large);
+    } else {
+      engine.executor->truncate(large, 1);
+    }
+    large = open();
+    if (pass) pass->wait();
+  }
+  Faults::clear();
+}
+
 struct PrefixEngine : Engine {
   explicit PrefixEngine(uint64_t prefixBytes, uint64_t maxBytes = 0)
       : Engine(1, maxBytes, tinyConfig(), prefixBytes) {}
