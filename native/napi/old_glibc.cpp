@@ -4,6 +4,7 @@
 // the whole addon, however little has changed. These definitions stand before the C library's,
 // for the addon alone, and lead to versions that every one has. Part of prebuilt binaries only;
 // scripts/binary.mjs checks what is left.
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -25,7 +26,9 @@
           ", @function\n" #name ":\njmp anchorcoder_" #name "@PLT\n.size " #name ", . - " #name \
           "\n.popsection")
 
-// Moved from libpthread (2.32, 2.34), which is always there: node itself is linked with it.
+// Moved from libpthread (2.32, 2.34) and libdl (2.34), which are always there: node itself is
+// linked with them.
+ANCHORCODER_FIRST_VERSION(dlvsym);
 ANCHORCODER_FIRST_VERSION(pthread_create);
 ANCHORCODER_FIRST_VERSION(pthread_detach);
 ANCHORCODER_FIRST_VERSION(pthread_getspecific);
@@ -52,11 +55,17 @@ __attribute__((visibility("hidden"))) int fstat64(int file, struct stat64* statu
   return __fxstat64(kX64, file, status);
 }
 
-// Since 2.30. The standard library's waits loop, so a jump of the wall clock only wakes them.
+// Since 2.30. Without it a wait goes by the wall clock: the standard library's waits loop, so a
+// jump forwards only wakes them, but one that is set back while it lasts makes it longer.
 __attribute__((visibility("hidden"))) int pthread_cond_clockwait(pthread_cond_t* condition,
                                                                  pthread_mutex_t* mutex,
                                                                  clockid_t clock,
                                                                  const timespec* until) {
+  // Not the definition here, which is hidden.
+  static const auto real = reinterpret_cast<decltype(&pthread_cond_clockwait)>(
+      dlvsym(RTLD_DEFAULT, "pthread_cond_clockwait", "GLIBC_2.30"));
+  if (real) return real(condition, mutex, clock, until);
+
   constexpr int64_t kSecond = 1'000'000'000;
   timespec now{}, wall{};
   clock_gettime(clock, &now);
