@@ -117,7 +117,10 @@ bool PrefixCache::shrink() {
   Entries gone;
   const std::lock_guard lock(mutex_);
   if (entries_.empty()) return false;
-  shrinkTo(stats_.bytes / 2, gone);
+  const uint64_t half = stats_.bytes / 2;
+  // Entries may hold nothing, and who asks until there are none has to come to an end.
+  drop(std::prev(entries_.end()), gone);
+  shrinkTo(half, gone);
   return true;
 }
 

@@ -29,7 +29,7 @@ class PrefixCache {
   void adopt(Session& session);
   // Remembers the rows that a session holds, in place of prefixes that it contains.
   void add(const Session& session);
-  // Drops half of what is held; false: there was nothing.
+  // Drops half of what is held, an entry at least; false: there was nothing.
   bool shrink();
   void clear();
   PrefixStats stats() const;
