@@ -136,7 +136,7 @@ void Model::unload() {
                                &scores_, &deviceLogits_}) {
     *buffer = {};
   }
-  logits_ = {};
+  std::vector<float>().swap(logits_);  // an empty list would leave its capacity
   logitsAccount_.clear();
   tensors_.reset();
   mappedBytes_ = 0;
