@@ -12,11 +12,9 @@ namespace anchorcoder {
 
 namespace {
 
-// `sum`: room for a row.
-void addRows(DType type, uint8_t* weight, int64_t from, int64_t to, std::span<float> sum,
-             const LowRank& change) {
+void addRows(DType type, uint8_t* weight, int64_t from, int64_t to, int64_t cols,
+             const LowRank& change, std::span<float> sum) {
   const size_t width = sum.size();
-  const auto cols = static_cast<int64_t>(width);
   for (int64_t r = from; r < to; ++r) {
     std::fill(sum.begin(), sum.end(), 0.0f);
     for (int64_t k = 0; k < change.rank; ++k) {
@@ -35,18 +33,18 @@ void addRows(DType type, uint8_t* weight, int64_t from, int64_t to, std::span<fl
 
 void addLowRank(DType type, uint8_t* weight, int64_t rows, int64_t cols, const LowRank& change,
                 int32_t threads) {
-  const int64_t share = (rows + threads - 1) / std::max(threads, 1);
-  // Beforehand: no memory is an error here, and the end of the process in a helper.
-  const auto width = static_cast<size_t>(cols);
-  std::vector<float> sums(width * static_cast<size_t>(std::max(threads, 1)));
+  const int32_t most = std::max(threads, 1);
+  const int64_t share = (rows + most - 1) / most;
+  // Before any thread starts, since one that runs out of memory ends the process.
+  std::vector<std::vector<float>> sums(static_cast<size_t>(most),
+                                       std::vector<float>(static_cast<size_t>(cols)));
   std::vector<std::jthread> helpers;
-  float* own = sums.data();
   for (int64_t from = share; from < rows; from += share) {
     const int64_t to = std::min(rows, from + share);
-    const std::span<float> sum{own += width, width};
-    helpers.emplace_back([=, &change] { addRows(type, weight, from, to, sum, change); });
+    const std::span<float> sum = sums[helpers.size() + 1];
+    helpers.emplace_back([=, &change] { addRows(type, weight, from, to, cols, change, sum); });
   }
-  addRows(type, weight, 0, std::min(rows, share), {sums.data(), width}, change);
+  addRows(type, weight, 0, std::min(rows, share), cols, change, sums.front());
 }
 
 }  // namespace anchorcoder

@@ -2,7 +2,10 @@
 #include "core/adapter.h"
 
 #include <array>
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
+#include <new>
 #include <random>
 #include <vector>
 
@@ -10,6 +13,28 @@
 #include "core/elements.h"
 
 using namespace anchorcoder;  // NOLINT: a test
+
+namespace {
+
+std::atomic<bool> othersFail{false};
+thread_local bool spared = false;  // the test's own thread
+
+// Not inlined, or the compiler takes malloc and free for a mismatch of operators.
+[[gnu::noinline]] void* take(size_t bytes) {
+  void* memory = othersFail && !spared ? nullptr : std::malloc(bytes > 0 ? bytes : 1);
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+[[gnu::noinline]] void give(void* memory) { std::free(memory); }
+
+}  // namespace
+
+// NOLINTBEGIN: the program's own operators
+void* operator new(size_t bytes) { return take(bytes); }
+void operator delete(void* memory) noexcept { give(memory); }
+void operator delete(void* memory, size_t) noexcept { give(memory); }
+// NOLINTEND
 
 namespace {
 
@@ -60,6 +85,17 @@ TEST(adds_the_product_of_the_factors) {
       }
     }
   }
+}
+
+// Memory that is short is told to who asked for the merge; a thread has nobody to tell.
+TEST(takes_no_memory_on_its_threads) {
+  std::vector<float> weight(12, 1.0f), factors(8, 2.0f);
+  spared = othersFail = true;
+  const std::span<const float> some(factors);
+  addLowRank(DType::f32, reinterpret_cast<uint8_t*>(weight.data()), 4, 3,
+             {some.first(3), some.first(4), 1, 0.5f}, 4);
+  othersFail = false;
+  for (const float value : weight) CHECK_EQ(value, 3.0f);
 }
 
 }  // namespace
