@@ -95,6 +95,7 @@ class Remote {
   private readonly number = ++numbers;
   private generation = 0;
   private opening: Promise<Opened> | undefined;
+  private isReady = false;
   private disposed = false;
 
   constructor(
@@ -116,10 +117,16 @@ class Remote {
     const opening = this.client.ask<Opened>(request, { patience: { milliseconds, sentence } });
     this.opening = opening;
     this.generation = this.client.generation;
-    // What failed once, such as for want of files, is tried again.
-    opening.catch(() => {
-      if (this.opening === opening) this.opening = undefined;
-    });
+    this.isReady = false;
+    opening.then(
+      () => {
+        if (this.opening === opening) this.isReady = true;
+      },
+      () => {
+        // What failed once, such as for want of files, is tried again.
+        if (this.opening === opening) this.opening = undefined;
+      },
+    );
     return opening;
   }
 
@@ -140,7 +147,7 @@ class Remote {
     return unlessLost(async () => {
       if (this.disposed) throw new AnchorError('ERR_DISPOSED', 'The model has been disposed');
       // Without a pause, so that a `dispose` right behind comes behind in the worker too.
-      if (!this.isOpen) await unlessAborted(signal, () => this.open());
+      if (!this.isOpen || !this.isReady) await unlessAborted(signal, () => this.open());
       const request = ofNumber(this.number);
       return this.client.ask<Uint32Array>(request, {
         patience: { milliseconds, sentence },
