@@ -104,6 +104,10 @@ TensorTable::TensorTable(std::shared_ptr<DeviceContext> context, const std::vect
 }
 
 void TensorTable::check(const TensorSpec& tensor) const {
+  if (tensor.type == DType::i8) {  // a type of cached rows, with scales that weights don't have
+    throw Error(ErrorCode::modelInvalid,
+                "Expected tensor \"" + tensor.name + "\" to be of type F32, F16 or BF16");
+  }
   const auto inFile = [&](uint64_t offset, uint64_t length) {
     uint64_t end = 0;
     return tensor.file < files_.size() && !__builtin_add_overflow(offset, length, &end) &&

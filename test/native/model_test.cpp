@@ -87,6 +87,10 @@ TEST(shapes_that_do_not_fit_their_bytes) {
   CHECK(isInvalid([](auto& d) { d.tensor("norm").length -= 4; }));
   CHECK(isInvalid([](auto& d) { d.tensor("norm").type = DType::bf16; }));
   CHECK(isInvalid([](auto& d) { d.tensor("norm").shape = {31}; }));
+  CHECK(isInvalid([](auto& d) {  // whose bytes would fit
+    d.tensor("norm").type = DType::i8;
+    d.tensor("norm").length = 32;
+  }));
   CHECK(isInvalid([](auto& d) { d.tensor("norm").shape = {}; }));
   CHECK(isInvalid([](auto& d) { d.tensor("norm").shape = {-32}; }));
   CHECK(isInvalid([](auto& d) { d.tensor("norm").shape = {-1, -32}; }));
