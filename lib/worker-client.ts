@@ -146,7 +146,9 @@ export class WorkerClient<Request extends object> {
 
   /** Whether an answer is due. */
   private get isWanted(): boolean {
-    return this.atWork?.isWanted === true || [...this.waiting].some(({ isWanted }) => isWanted);
+    if (this.atWork?.isWanted) return true;
+    for (const { isWanted } of this.waiting) if (isWanted) return true;
+    return false;
   }
 
   // Stays for answers that are due, and without any only while there are users.

@@ -7,7 +7,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { loadModel } from 'anchorcoder';
 import { readOptions, report } from '../common.mjs';
-import { collect } from './collect.mjs';
+import { collect, copiedFar, lossOf } from './collect.mjs';
 import { Groups, Reference, readText } from './scores.mjs';
 import { continuations, copies, prepare, readDocuments, readPieces, textOf } from './texts.mjs';
 
@@ -68,7 +68,6 @@ for (const document of readDocuments(options.text, options.files)) {
 }
 process.stderr.write('\n');
 
-const perByte = ({ nats, bytes }) => nats / bytes;
 const figures = { files, seed: options.seed, variants: {} };
 for (const { name, reference, groups } of variants) {
   figures.variants[name] = { reference, ...Object.fromEntries(groups.entries()) };
@@ -76,16 +75,14 @@ for (const { name, reference, groups } of variants) {
 const rows = variants.map(({ name }) => {
   const own = figures.variants[name];
   const base = figures.variants[own.reference];
-  const far = Object.entries(own).filter(([group]) => /^3-gram at (64|128|256|512)-/.test(group));
-  const sum = (key) => far.reduce((total, [, values]) => total + values[key], 0);
   return {
     variant: name,
-    'nats/byte': perByte(own.all).toFixed(4),
-    ratio: (perByte(own.all) / perByte(base.all)).toFixed(4),
-    'second half': (perByte(own['second half']) / perByte(base['second half'])).toFixed(4),
+    'nats/byte': lossOf(own.all).toFixed(4),
+    ratio: (lossOf(own.all) / lossOf(base.all)).toFixed(4),
+    'second half': (lossOf(own['second half']) / lossOf(base['second half'])).toFixed(4),
     'KL/token': own.all.kl / own.all.count,
     'top-1': own.all.hits / own.all.count,
-    '3-grams from 64 ids on': sum('hits') / sum('count'),
+    '3-grams from 64 ids on': copiedFar(own),
     rows: own.cache.rows / own.cache.fullRows,
   };
 });

@@ -55,3 +55,15 @@ function copyOf({ first, end }, nats, hits) {
   const rest = end - first > 1 ? { longer: 1, rest: Number(right(first + 1)) } : {};
   return { first: hits[first], whole: Number(right(first)), probability: Math.exp(-sum), ...rest };
 }
+
+/** Nats per byte of a group. */
+export function lossOf({ nats, bytes }) {
+  return nats / bytes;
+}
+
+/** Top-1 where a 3-gram of 64 ids ago and more goes on, of the groups of one case. */
+export function copiedFar(groups) {
+  const far = Object.entries(groups).filter(([name]) => /^3-gram at (64|128|256|512)-/.test(name));
+  const sum = (key) => far.reduce((total, [, values]) => total + values[key], 0);
+  return sum('hits') / sum('count');
+}

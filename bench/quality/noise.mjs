@@ -4,6 +4,7 @@
 // the tuning itself, it is called none.
 //   node bench/quality/noise.mjs RESULT-OF-BASE-1.json RESULT-OF-BASE-2.json ...
 import { readFileSync } from 'node:fs';
+import { copiedFar, lossOf } from './collect.mjs';
 
 const files = process.argv.slice(2);
 if (files.length < 2) throw new Error('Expected the results of two bases or more');
@@ -12,7 +13,6 @@ const layout = 'anchored';
 /** What other windows in another order change: bench/results/quality-ablations-{1,2}.json. */
 const tuningNoise = 0.005;
 
-const lossOf = ({ nats, bytes }) => nats / bytes;
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const spread = (values) => Math.max(...values) - Math.min(...values);
 
@@ -22,15 +22,6 @@ function ratios(name, group) {
     const own = base[name];
     return lossOf(own[group]) / lossOf(base[own.reference][group]);
   });
-}
-
-/** Top-1 where a 3-gram of 64 ids ago and more goes on. */
-function copied(base, name) {
-  const groups = Object.entries(base[name]).filter(([group]) =>
-    /^3-gram at (64|128|256|512)-/.test(group),
-  );
-  const sum = (key) => groups.reduce((total, [, values]) => total + values[key], 0);
-  return sum('hits') / sum('count');
 }
 
 const percent = (rate) => `${(100 * rate).toFixed(1)} %`;
@@ -68,7 +59,7 @@ for (const name of shared) {
     ...own.map((ratio) => ratio.toFixed(3)),
     mean(ratios(name, 'second half')).toFixed(3),
     mean(bases.map((base) => base[name].all.kl / base[name].all.count)).toFixed(3),
-    percent(mean(bases.map((base) => copied(base, name)))),
+    percent(mean(bases.map((base) => copiedFar(base[name])))),
     percent(mean(bases.map((base) => base[name].cache.rows / base[name].cache.fullRows))),
     against(name),
   ];

@@ -5,6 +5,7 @@
 //   node bench/quality/tables.mjs bench/results/quality-use.json
 import { readFileSync } from 'node:fs';
 import { titles } from './cases.mjs';
+import { lossOf } from './collect.mjs';
 
 const [file, ...asked] = process.argv.slice(2);
 if (file === undefined) throw new Error('Expected a result file');
@@ -27,7 +28,6 @@ function groupsOf(pattern) {
 /** One case: shares are of the reference's full cache in the model's own type of rows. */
 function policy(name) {
   const { all, cache, 'second half': late } = figures[name];
-  const lossOf = ({ nats, bytes }) => nats / bytes;
   const ratio = (group) =>
     (lossOf(figures[name][group]) / lossOf(figures[reference][group])).toFixed(3);
   return [

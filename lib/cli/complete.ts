@@ -1,6 +1,6 @@
 /** The command `complete`: fills in a file at a cursor. */
 import { type Command, Option } from 'commander';
-import type { FillInTheMiddleOptions, FimOrder } from '../../types/api.js';
+import type { FillInTheMiddleOptions, FillInTheMiddleText, FimOrder } from '../../types/api.js';
 import { parseOptions } from '../options.js';
 import { defined } from '../validate.js';
 import { parseCursor, splitAt } from './cursor.js';
@@ -66,13 +66,13 @@ async function complete(argument: string, flags: CompleteFlags, host: Host) {
   await generateFrom(flags, host, async (opened): Promise<Prompt> => {
     const { model, session, signal, note } = opened;
     // Without texts, to know whether the model can and what the marks take.
-    const empty = await model.fillInTheMiddle({ prefix: '', suffix: '' }, { ...options, signal });
+    const ask = (own: FillInTheMiddleText) => model.fillInTheMiddle(own, { ...options, signal });
+    const empty = await ask({ prefix: '', suffix: '' });
     const room = session.contextLength - reserve(opened) - empty.ids.length;
     const { left, ...texts } = await trim(model, { prefix, suffix }, room, signal);
     const unseen = trimNote(left, session.contextLength);
     if (unseen !== undefined) note(unseen);
-    const prompt = await model.fillInTheMiddle(texts, { ...options, signal });
-    const { ids, order, stopTokens } = prompt;
+    const { ids, order, stopTokens } = await ask(texts);
     const facts = { cursor: { line, column }, order, linesLeftOut: left };
     return { content: ids, stopTokens, before: prefix, after: suffix, facts };
   });

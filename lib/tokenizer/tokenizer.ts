@@ -108,7 +108,7 @@ class Remote {
   }
 
   open(): Promise<Opened> {
-    if (this.opening && this.isOpen) return this.opening;
+    if (this.opening && this.isCurrent) return this.opening;
     const { number: tokenizer, folder, vocabSize, patience } = this;
     const milliseconds = OPENING_TIME * patience;
     const time = seconds(milliseconds);
@@ -130,7 +130,8 @@ class Remote {
     return opening;
   }
 
-  private get isOpen(): boolean {
+  /** Whether the present worker was asked to open it, and has not failed. */
+  private get isCurrent(): boolean {
     return this.opening !== undefined && this.generation === this.client.generation;
   }
 
@@ -147,7 +148,7 @@ class Remote {
     return unlessLost(async () => {
       if (this.disposed) throw new AnchorError('ERR_DISPOSED', 'The model has been disposed');
       // Without a pause, so that a `dispose` right behind comes behind in the worker too.
-      if (!this.isOpen || !this.isReady) await unlessAborted(signal, () => this.open());
+      if (!this.isCurrent || !this.isReady) await unlessAborted(signal, () => this.open());
       const request = ofNumber(this.number);
       return this.client.ask<Uint32Array>(request, {
         patience: { milliseconds, sentence },
@@ -159,7 +160,7 @@ class Remote {
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
-    if (this.isOpen) {
+    if (this.isCurrent) {
       // A worker that ends before has forgotten the tokenizer too.
       const request = { kind: 'close' as const, tokenizer: this.number };
       this.client.ask(request, { isWanted: false }).catch(() => {});
