@@ -343,7 +343,8 @@ export interface Session {
   snapshot(options?: SnapshotOptions): Promise<Uint8Array>;
   /**
    * The same into a file, piece by piece; gives its bytes. The file appears when it is complete: a
-   * failure leaves what was there before. @throws `ERR_FILE`; the signal's reason
+   * failure leaves what was there before. A link stays one, and a file keeps its mode.
+   * @throws `ERR_FILE`, also for what is there and no regular file; the signal's reason
    */
   saveSnapshot(file: string, options?: SnapshotOptions): Promise<number>;
   /**

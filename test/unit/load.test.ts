@@ -89,6 +89,19 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
+test('a model that cannot be described is given back', async () => {
+  const fault = new Error('nothing is known of it');
+  const load = addon.loadModel.bind(addon);
+  addon.loadModel = async (spec) =>
+    Object.defineProperty(await load(spec), 'threads', {
+      get() {
+        throw fault;
+      },
+    });
+  await expect(open(shipped)).rejects.toBe(fault);
+  expect(addon.disposals).toBe(1);
+});
+
 describe('the shipped model', () => {
   test('is described to the addon and to the caller', async () => {
     using model = await open(shipped, { maxMemory: 1e9 });
