@@ -145,7 +145,7 @@ class Executor {
   void collect(Batch& batch);
   bool chooseKey();
   int32_t mostLogitRows() const;
-  void runPass(Batch batch);
+  void runPass(Batch batch, bool scratchFreed = false);
   void prepareItems(Batch& batch, std::vector<BatchItem>& items);
   void failOrSplit(const Batch& batch, const Error& error);
   void fail(Job& job, const Error& error);

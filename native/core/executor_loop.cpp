@@ -287,7 +287,7 @@ bool Executor::chooseKey() {
   return first.has_value();
 }
 
-void Executor::runPass(Batch batch) {
+void Executor::runPass(Batch batch, bool scratchFreed) {
   const auto start = Clock::now();
   std::vector<BatchItem> items;
   std::span<const float> logits;
@@ -297,8 +297,11 @@ void Executor::runPass(Batch batch) {
     if (!batch.empty()) logits = model_->forward(items, &saver);
   } catch (const Error& error) {
     dropUncached(batch);
-    // What nobody asks for at present gives way.
-    if (error.code == ErrorCode::outOfMemory && prefixes_.shrink()) return runPass(batch);
+    if (error.code == ErrorCode::outOfMemory) {
+      // What nobody asks for at present gives way: first the scratch of larger passes than this.
+      if (!scratchFreed) model_->freeScratch();
+      if (!scratchFreed || prefixes_.shrink()) return runPass(batch, true);
+    }
     return failOrSplit(batch, error);
   } catch (const std::exception&) {
     dropUncached(batch);

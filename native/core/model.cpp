@@ -132,14 +132,19 @@ void Model::unload() {
   head_ = {};
   headBias_ = {};
   finalNorm_ = {};
+  freeScratch();
+  tensors_.reset();
+  mappedBytes_ = 0;
+}
+
+void Model::freeScratch() noexcept {
   for (DeviceBuffer* buffer : {&residual_, &query_, &attended_, &hidden_, &projected_, &gathered_,
                                &scores_, &deviceLogits_}) {
     *buffer = {};
   }
+  scratchTokens_ = scratchRows_ = scratchLogits_ = 0;
   std::vector<float>().swap(logits_);  // an empty list would leave its capacity
   logitsAccount_.clear();
-  tensors_.reset();
-  mappedBytes_ = 0;
 }
 
 DeviceBuffer Model::optional(const std::string& name, int64_t size) const {

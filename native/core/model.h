@@ -92,6 +92,9 @@ class Model {
   uint64_t mappedBytes() const { return mappedBytes_; }
   // Frees the weights and the scratch; `forward` must not be called any more.
   void unload();
+  // Gives up what `forward` keeps between passes, its last logits among it. It takes what it needs
+  // again: less, where a pass is smaller than the largest so far.
+  void freeScratch() noexcept;
   CacheShape cacheShape(DType storage) const;
 
   // Runs the items as one pass. Their policies may differ but for the source layer and its

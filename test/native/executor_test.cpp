@@ -260,22 +260,25 @@ TEST(forks_taken_while_others_run) {
   });
 }
 
+// A limit that `leave` comes to.
+constexpr uint64_t kLimit = uint64_t{1} << 30;
+
+// Fills the memory of an engine with that limit but for `bytes`.
+void leave(const Engine& engine, uint64_t bytes) {
+  DeviceContext& context = *engine.model->context();
+  context.account(kLimit - bytes - context.heldBytes(), "a test");
+}
+
 TEST(running_out_of_memory_is_one_session_s_matter) {
   Run& run = undisturbed()[0];
   const Ids prompt(run.prompt.begin(), run.prompt.begin() + 66);  // room for 30 more in its blocks
   std::vector<GeneratedToken> expected;
-  uint64_t held = 0;
   const auto setUp = [&](Engine& engine) {
-    // Scratch for any pass of this test.
-    const SessionPointer warm = engine.open(fullPolicy());
-    engine.append(warm, randomText(1, 300));
-    engine.executor->dispose(warm);
     std::vector<SessionPointer> sessions;
     for (int32_t i = 0; i < 3; ++i) {
       sessions.push_back(engine.open(fullPolicy()));
       engine.append(sessions.back(), prompt);
     }
-    held = engine.model->context()->heldBytes();
     return sessions;
   };
   {
@@ -285,11 +288,11 @@ TEST(running_out_of_memory_is_one_session_s_matter) {
   }
   const size_t column = CacheShape{kLayers, 2, 8, DType::f32}.columnBytes();
   for (uint64_t extra = 0; extra < 6; ++extra) {
-    // The warm session takes 10 columns a layer, which are free again when the others run.
-    Engine engine(1, held + 30 * column);
+    Engine engine(1, kLimit);
     const auto sessions = setUp(engine);
     const SessionPointer large = engine.open(fullPolicy());
-    const uint64_t before = engine.model->context()->heldBytes();
+    leave(engine, 30 * column);
+    const uint64_t before = engine.model->context()->cacheBytes;
     std::shared_ptr<Answer<Floats>> failing;
     eachInItsThread(4, [&](size_t i) {
       if (i < 3) {
@@ -300,11 +303,40 @@ TEST(running_out_of_memory_is_one_session_s_matter) {
         CHECK(codeOf([&] { failing->wait(); }) == ErrorCode::outOfMemory);
       }
     });
-    engine.executor->truncate(large, large->stats().cached);
-    engine.append(large, {7, 8}, LogitsWanted::last);  // it can go on with less
+    // It can go on with less.
+    engine.executor->truncate(large, std::max(0, large->stats().cached - 2));
+    engine.append(large, {7, 8}, LogitsWanted::last);
     engine.executor->dispose(large);
-    CHECK(engine.model->context()->heldBytes() <= before + 12 * column);
+    // The others' saved rows, at most 31 each, are less than one column of the large one's layers.
+    CHECK(engine.model->context()->cacheBytes < before + kLayers * column);
   }
+}
+
+// A long prompt's scratch is no reason to refuse others for lack of memory, nor logits for all of
+// its tokens.
+TEST(scratch_of_larger_passes_gives_way) {
+  const Ids one{7};
+  uint64_t least = 0;
+  Floats expected;
+  {
+    Engine engine;
+    const uint64_t before = engine.model->context()->heldBytes();
+    const SessionPointer session = engine.open(fullPolicy());
+    expected = engine.append(session, one, LogitsWanted::last);
+    least = engine.model->context()->heldBytes() - before;
+  }
+  Engine engine(1, kLimit);
+  const uint64_t weights = engine.model->context()->heldBytes();
+  const SessionPointer large = engine.open(fullPolicy());
+  engine.append(large, randomText(1, 300), LogitsWanted::all);
+  engine.executor->dispose(large);
+  const SessionPointer small = engine.open(fullPolicy());
+  const uint64_t scratch = engine.model->context()->heldBytes() - weights;
+  CHECK(scratch > 4096);
+  // All that one token needs would fit, if there were no scratch.
+  leave(engine, least - std::min(least, scratch));
+  CHECK(sameBits(engine.append(small, one, LogitsWanted::last), expected));
+  CHECK_EQ(engine.model->context()->heldBytes(), kLimit - (scratch > least ? scratch - least : 0));
 }
 
 TEST(a_failing_device_leaves_sessions_as_they_were) {
