@@ -145,6 +145,7 @@ class Executor {
   void collect(Batch& batch);
   bool chooseKey();
   int32_t mostLogitRows() const;
+  // `scratchFreed`: it has failed before, and runs again without what scratch there was.
   void runPass(Batch batch, bool scratchFreed = false);
   void prepareItems(Batch& batch, std::vector<BatchItem>& items);
   void failOrSplit(const Batch& batch, const Error& error);

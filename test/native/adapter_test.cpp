@@ -4,13 +4,12 @@
 #include <array>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
-#include <new>
 #include <random>
 #include <vector>
 
 #include "check.h"
 #include "core/elements.h"
+#include "failing_memory.h"
 
 using namespace anchorcoder;  // NOLINT: a test
 
@@ -19,22 +18,9 @@ namespace {
 std::atomic<bool> othersFail{false};
 thread_local bool spared = false;  // the test's own thread
 
-// Not inlined, or the compiler takes malloc and free for a mismatch of operators.
-[[gnu::noinline]] void* take(size_t bytes) {
-  void* memory = othersFail && !spared ? nullptr : std::malloc(bytes > 0 ? bytes : 1);
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-
-[[gnu::noinline]] void give(void* memory) { std::free(memory); }
-
 }  // namespace
 
-// NOLINTBEGIN: the program's own operators
-void* operator new(size_t bytes) { return take(bytes); }
-void operator delete(void* memory) noexcept { give(memory); }
-void operator delete(void* memory, size_t) noexcept { give(memory); }
-// NOLINTEND
+bool allocationFails() { return othersFail && !spared; }
 
 namespace {
 

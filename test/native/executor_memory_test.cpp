@@ -1,12 +1,11 @@
 // Every allocation of the executor's thread fails once: each call is answered all the same, and
 // what comes afterwards is as if nothing had been.
 #include <atomic>
-#include <cstdlib>
-#include <new>
 #include <vector>
 
 #include "check.h"
 #include "engine_fixture.h"
+#include "failing_memory.h"
 
 namespace {
 
@@ -14,35 +13,13 @@ thread_local bool spared = false;  // the test's own thread
 std::atomic<int32_t> untilFailure{-1};
 std::atomic<int32_t> failures{0};  // in a row
 
+}  // namespace
+
 bool allocationFails() {
   if (spared || untilFailure < 0 || untilFailure-- > 0) return false;
   if (--failures > 0) untilFailure = 0;
   return true;
 }
-
-// Not inlined, or the compiler takes malloc and free for a mismatch of operators.
-[[gnu::noinline]] void* take(size_t bytes) {
-  if (allocationFails()) throw std::bad_alloc();
-  void* memory = std::malloc(bytes > 0 ? bytes : 1);
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-
-[[gnu::noinline]] void give(void* memory) { std::free(memory); }
-
-}  // namespace
-
-// NOLINTBEGIN: the program's own operators
-void* operator new(size_t bytes) { return take(bytes); }
-void* operator new[](size_t bytes) { return take(bytes); }
-void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  return allocationFails() ? nullptr : std::malloc(bytes);
-}
-void operator delete(void* memory) noexcept { give(memory); }
-void operator delete[](void* memory) noexcept { give(memory); }
-void operator delete(void* memory, size_t) noexcept { give(memory); }
-void operator delete[](void* memory, size_t) noexcept { give(memory); }
-// NOLINTEND
 
 namespace {
 

@@ -260,11 +260,10 @@ TEST(forks_taken_while_others_run) {
   });
 }
 
-// A limit that `leave` comes to.
 constexpr uint64_t kLimit = uint64_t{1} << 30;
 
-// Fills the memory of an engine with that limit but for `bytes`.
-void leave(const Engine& engine, uint64_t bytes) {
+// Fills the memory of an engine that has kLimit, but for `bytes`.
+void leaveFree(const Engine& engine, uint64_t bytes) {
   DeviceContext& context = *engine.model->context();
   context.account(kLimit - bytes - context.heldBytes(), "a test");
 }
@@ -291,7 +290,7 @@ TEST(running_out_of_memory_is_one_session_s_matter) {
     Engine engine(1, kLimit);
     const auto sessions = setUp(engine);
     const SessionPointer large = engine.open(fullPolicy());
-    leave(engine, 30 * column);
+    leaveFree(engine, 30 * column);
     const uint64_t before = engine.model->context()->cacheBytes;
     std::shared_ptr<Answer<Floats>> failing;
     eachInItsThread(4, [&](size_t i) {
@@ -333,10 +332,11 @@ TEST(scratch_of_larger_passes_gives_way) {
   const SessionPointer small = engine.open(fullPolicy());
   const uint64_t scratch = engine.model->context()->heldBytes() - weights;
   CHECK(scratch > 4096);
-  // All that one token needs would fit, if there were no scratch.
-  leave(engine, least - std::min(least, scratch));
+  // What one token needs is there only if the scratch is given up, and no more of it is kept.
+  const uint64_t taken = std::min(least, scratch);
+  leaveFree(engine, least - taken);
   CHECK(sameBits(engine.append(small, one, LogitsWanted::last), expected));
-  CHECK_EQ(engine.model->context()->heldBytes(), kLimit - (scratch > least ? scratch - least : 0));
+  CHECK_EQ(engine.model->context()->heldBytes(), kLimit - (scratch - taken));
 }
 
 TEST(a_failing_device_leaves_sessions_as_they_were) {

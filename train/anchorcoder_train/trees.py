@@ -108,8 +108,10 @@ def _installed(info: Path) -> Package:
 def _is_own(file: Path, site: Path) -> bool:
     """Whether no folder between a package's own, at the top of `site`, and the file is apart."""
     folders = list(file.parents)
-    inner = folders[: folders.index(site)][:-1] if site in folders else folders
-    return not any(_is_apart(folder) for folder in inner)
+    if site in folders:
+        # From the file upwards; the last one below `site` is the package's own.
+        folders = folders[: folders.index(site)][:-1]
+    return not any(_is_apart(folder) for folder in folders)
 
 
 def packages_in(root: str | Path) -> Iterator[Package]:
