@@ -194,6 +194,18 @@ function checkCommand(project) {
   });
 }
 
+// The prebuilt addon has a pthread_cond_clockwait of its own, for C libraries without one. Where
+// there is one, waits must not go by the wall clock, which may be set back.
+function checkClock(project) {
+  check('its waits go by the steady clock', () => {
+    const [map, probe] = [join(work, 'clock-probe.map'), join(work, 'clock-probe.so')];
+    writeFileSync(map, 'GLIBC_2.30 { pthread_cond_clockwait; };');
+    const flags = ['-shared', '-fPIC', `-Wl,--version-script=${map}`, '-o', probe];
+    run('g++', [...flags, join(consumers, 'clock-probe.cpp'), '-ldl']);
+    match(consume(project, 20, 'waits.mjs', { LD_PRELOAD: probe }), /by the steady clock/);
+  });
+}
+
 // Where the package has no addon for a system, its error holds a command that builds one.
 function checkSourceBuild(project) {
   let cure = '';
@@ -230,6 +242,7 @@ try {
   checkTypes(project);
   checkBundles(project);
   checkCommand(project);
+  checkClock(project);
   checkSourceBuild(project);
 } finally {
   rmSync(work, { recursive: true, force: true });
