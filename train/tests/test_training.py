@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import engine
 import pytest
 import small
 import torch
+from accelerate.utils import DistributedType
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -325,3 +327,22 @@ def test_a_run_that_is_done_stays_as_it_is(tmp_path: Path):
     assert [(out / name).read_bytes() for name in ("log.csv", "valid.csv")] == before
     trainer.run()
     assert [(out / name).read_bytes() for name in ("log.csv", "valid.csv")] == before
+
+
+def test_what_fsdp_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small.prepare(tmp_path)
+    out = tmp_path / "run"
+    recipe = small.recipe(tmp_path, budget={"steps": 1})
+    Trainer(recipe, out).run()
+    # A checkpoint written under FSDP lacks this file.
+    (found,) = out.glob("checkpoints/*/trained.bin")
+    found.unlink()
+    with pytest.raises(ValueError, match="can only be taken up under it"):
+        Trainer(recipe, out)
+
+    under = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr("anchorcoder_train.trainer.Accelerator", lambda **_: under)
+    muon = small.recipe(tmp_path, optimizer={"kind": "muon", "lr": 1e-2})
+    with pytest.raises(ValueError, match="expected adamw with FSDP"):
+        Trainer(muon, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
